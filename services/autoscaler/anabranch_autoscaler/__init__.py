@@ -1,0 +1,1 @@
+"""Turns load reports into scale decisions, each with its reason."""

@@ -1,0 +1,1 @@
+"""The control plane: streams, scopes, scaling, transactions, event-sourced on JetStream."""

@@ -1,0 +1,1 @@
+"""Moves ranges of segments from tier 1 to immutable objects in tier 2."""

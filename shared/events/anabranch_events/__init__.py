@@ -1,0 +1,1 @@
+"""Domain, feed and bus messages of Anabranch, with their subjects."""

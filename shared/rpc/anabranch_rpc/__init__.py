@@ -1,0 +1,1 @@
+"""The controller's gRPC contract: generated stubs and the mapping of statuses."""

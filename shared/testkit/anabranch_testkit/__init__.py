@@ -1,0 +1,1 @@
+"""Real servers from wheels, fakes of the ports, and contract suites for tests."""
