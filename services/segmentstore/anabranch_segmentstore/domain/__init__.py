@@ -1,0 +1,1 @@
+"""The rules of a segment container: pure, without IO, clock or randomness."""
