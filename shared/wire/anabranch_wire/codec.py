@@ -3,6 +3,8 @@
 `decode` reads the fields that a command has, takes the default of an optional field when the
 frame ends before it, and skips what is left: newer peers append fields. `encode` always writes
 all fields, in the newest layout, as Pravega's server does for every peer.
+
+`hot.py` has shorter paths for the commands of appends and reads.
 """
 
 from struct import Struct, error
@@ -17,6 +19,7 @@ from anabranch_wire.errors import (
     UnexpectedCommand,
     UnknownCommand,
 )
+from anabranch_wire.hot import DECODERS, encode_quickly
 from anabranch_wire.layouts import BY_CODE, BY_COMMAND, Direction, Layout
 from anabranch_wire.primitives import EmptyKeyError, FieldError, Parts
 
@@ -52,8 +55,19 @@ def encode_parts(command: c.Command) -> list[c.Data]:
 
 
 def _parts(command: c.Command) -> Parts:
+    return _parts_quickly(command) or _parts_by_table(command)
+
+
+def _parts_quickly(command: c.Command) -> Parts | None:
+    try:
+        return encode_quickly(command)
+    except (FieldError, error, TypeError):
+        return None  # the loop says which field it is
+
+
+def _parts_by_table(command: c.Command) -> Parts:
     layout = BY_COMMAND[type(command)]
-    parts: Parts = [b""]
+    parts: Parts = [b""]  # the first is the header, whose length is known last
     for field, value in zip(layout.fields, command, strict=True):
         try:
             field.kind.write(parts, value)
@@ -80,6 +94,15 @@ def decode(code: int, payload: c.Data) -> c.Command:
     Raises UnknownCommand, MalformedFrame or EmptyTableKey. Data fields are slices of `payload`:
     copies if it is `bytes`, windows that keep it alive if it is a memoryview.
     """
+    quick = DECODERS.get(code)
+    if quick is not None:
+        command = quick(payload)
+        if command is not None:
+            return command
+    return _decode_by_table(code, payload)
+
+
+def _decode_by_table(code: int, payload: c.Data) -> c.Command:
     layout = BY_CODE.get(code)
     if layout is None:
         raise UnknownCommand(code)

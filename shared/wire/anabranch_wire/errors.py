@@ -146,3 +146,11 @@ class BlockSizeWrong(AppendError):
 
 class BlockRestMalformed(AppendError):
     """What follows the whole events of a block is neither Padding nor PartialEvent."""
+
+
+class TooManyWriters(AppendError):
+    """One connection set up more writers than anybody needs."""
+
+    def __init__(self, writer_id: UUID, limit: int) -> None:
+        super().__init__(writer_id, f"one writer more than the {limit} of a connection")
+        self.limit = limit
