@@ -16,9 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple, Protocol
 from uuid import UUID
 
-import msgspec
 from anabranch_events.bus import KeyRange, ScaleAnswer, ScaleCommand
-from anabranch_events.model import SegmentRange, StreamConfig
+from anabranch_events.model import GroupConfig, SegmentRange, StreamConfig, TableConfig
 
 CALL_LIMIT_S: Final = 120.0
 """How long a call waits for the end of the work that it started (reference, 3.0)."""
@@ -75,7 +74,6 @@ NoteTimestampOutcome = Literal["SUCCESS", "INVALID_TIME", "INVALID_POSITION", "I
 RemoveWriterOutcome = Literal[
     "SUCCESS", "UNKNOWN_WRITER", "STREAM_DOES_NOT_EXIST", "INTERNAL_ERROR"
 ]
-GroupRetention = Literal["none", "manual", "automatic"]
 
 StreamCut = Mapping[int, int]
 """Segment id to offset."""
@@ -132,22 +130,6 @@ class CompletedTransaction(NamedTuple):
     outcome: Literal["COMMITTED", "ABORTED"]
 
 
-class GroupConfig(msgspec.Struct, frozen=True):
-    """A reader group as Java asks for it. Cuts are by stream name "scope/stream", an empty
-    cut is unbounded. `generation` is 0 until the first update; `id` is drawn by the
-    controller when a new group comes with the all-zero one."""
-
-    refresh_ms: int
-    checkpoint_interval_ms: int
-    outstanding_checkpoints_max: int
-    retention: GroupRetention
-    id: UUID
-    generation: int
-    starting_cuts: dict[str, dict[int, int]]
-    ending_cuts: dict[str, dict[int, int]]
-    rollover_size_bytes: int = 0
-
-
 class GroupReply(NamedTuple):
     """`config` is the stored one, None unless the outcome is SUCCESS."""
 
@@ -163,13 +145,6 @@ class UpdateGroupReply(NamedTuple):
 class SubscribersReply(NamedTuple):
     outcome: SubscribersOutcome
     subscribers: tuple[str, ...]
-
-
-class TableConfig(msgspec.Struct, frozen=True):
-    partitions_count: int
-    primary_key_length: int
-    secondary_key_length: int
-    rollover_size_bytes: int = 0
 
 
 class TableReply(NamedTuple):

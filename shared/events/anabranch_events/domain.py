@@ -12,14 +12,28 @@ Stream life, in the order in which a workflow records its steps:
     TruncationStarted ─▶ TruncationCompleted
     CommitStarted ─▶ [RollingEpochsAppended] ─▶ CommitCompleted
     SealStarted ─▶ StreamSealed ─▶ DeleteStarted ─▶ StreamDeleted
+
+A scope is a directory: a name is reserved there (StreamReserved, ...) before the thing is
+created and released after it is deleted, and a reservation says all that it takes to create
+the thing, so that anybody can finish what its author began.
+
+    TransactionBegun ─▶ TransactionPinged* ─▶ TransactionCommitRequested
+                                           ╰▶ TransactionAbortRequested ─▶ TransactionAborted
+
+A transaction is committed by the CommitCompleted of its stream that names it, and by nothing
+else: one message settles a whole batch. Commits are ordered by the sequence of their
+TransactionCommitRequested.
 """
 
 from __future__ import annotations
 
+from typing import Final, Literal
+from uuid import UUID
+
 import msgspec
 
 from anabranch_events.feed import ScaleCause
-from anabranch_events.model import SegmentRange, StreamConfig
+from anabranch_events.model import GroupConfig, SegmentRange, StreamConfig, TableConfig
 
 
 class DomainEvent(msgspec.Struct, frozen=True, tag=True):
@@ -148,6 +162,52 @@ class StreamDeleted(DomainEvent, frozen=True, tag=True):
     last_segment_number: int
 
 
+class SubscriberSet(DomainEvent, frozen=True, tag=True):
+    """A reader group counts for retention from here on, or counts with a new generation.
+
+    `subscriber` is "scope/group". A new generation keeps the cut that was reported before.
+    """
+
+    subscriber: str
+    group_id: UUID
+    generation: int
+
+
+class SubscriberRemoved(DomainEvent, frozen=True, tag=True):
+    subscriber: str
+    group_id: UUID
+
+
+class SubscriberCutUpdated(DomainEvent, frozen=True, tag=True):
+    """The group has read up to `cut` and does not need what is before it."""
+
+    subscriber: str
+    cut: tuple[tuple[int, int], ...]
+    updated_ms: int
+
+
+class WriterTimestampNoted(DomainEvent, frozen=True, tag=True):
+    """`timestamp` is the writer's own time, in whatever unit it likes."""
+
+    writer: str
+    timestamp: int
+    position: tuple[tuple[int, int], ...]
+
+
+class WriterRemoved(DomainEvent, frozen=True, tag=True):
+    """The writer is shut down; its last time still counts until the next watermark."""
+
+    writer: str
+
+
+class WorkTakenOver(DomainEvent, frozen=True, tag=True):
+    """The writer of this batch now owns the open workflow; `silent` owned it before.
+
+    Also in the other aggregates that have workflows."""
+
+    silent: str
+
+
 StreamEvent = (
     StreamCreated
     | StreamActivated
@@ -165,6 +225,12 @@ StreamEvent = (
     | StreamSealed
     | DeleteStarted
     | StreamDeleted
+    | SubscriberSet
+    | SubscriberRemoved
+    | SubscriberCutUpdated
+    | WriterTimestampNoted
+    | WriterRemoved
+    | WorkTakenOver
 )
 
 
@@ -175,3 +241,271 @@ class StreamBatch(msgspec.Struct, frozen=True):
     by: str
     at_ms: int
     events: tuple[StreamEvent, ...]
+
+
+# --- scope (subject: scope_events(scope)) ------------------------------------------------
+
+
+class ScopeCreated(DomainEvent, frozen=True, tag=True):
+    scope: str
+    incarnation: str
+    created_ms: int
+
+
+class StreamReserved(DomainEvent, frozen=True, tag=True):
+    """The name is taken, and whoever comes by creates the stream as it is written here."""
+
+    stream: str
+    incarnation: str
+    config: StreamConfig
+    created_ms: int
+
+
+class StreamReleased(DomainEvent, frozen=True, tag=True):
+    stream: str
+    incarnation: str
+
+
+class GroupReserved(DomainEvent, frozen=True, tag=True):
+    group: str
+    incarnation: str
+    config: GroupConfig
+    created_ms: int
+
+
+class GroupReleased(DomainEvent, frozen=True, tag=True):
+    group: str
+    incarnation: str
+
+
+class TableReserved(DomainEvent, frozen=True, tag=True):
+    table: str
+    incarnation: str
+    config: TableConfig
+    created_ms: int
+
+
+class TableReleased(DomainEvent, frozen=True, tag=True):
+    table: str
+    incarnation: str
+
+
+class ScopeDeletionStarted(DomainEvent, frozen=True, tag=True):
+    """A recursive delete: nothing can be reserved any more, and everything goes."""
+
+
+class ScopeDeleted(DomainEvent, frozen=True, tag=True):
+    pass
+
+
+ScopeEvent = (
+    ScopeCreated
+    | StreamReserved
+    | StreamReleased
+    | GroupReserved
+    | GroupReleased
+    | TableReserved
+    | TableReleased
+    | ScopeDeletionStarted
+    | ScopeDeleted
+    | WorkTakenOver
+)
+
+
+class ScopeBatch(msgspec.Struct, frozen=True):
+    """One message of a scope's subject; members as in StreamBatch."""
+
+    id: str
+    by: str
+    at_ms: int
+    events: tuple[ScopeEvent, ...]
+
+
+# --- transaction (subject: transaction_events(scope, stream, transaction)) -----------------
+
+
+class TransactionBegun(DomainEvent, frozen=True, tag=True):
+    """Written before its segments exist. `transaction` is the id as 32 hex digits, and
+    `ends_at_most_ms` is the wall time beyond which no ping extends the lease."""
+
+    scope: str
+    stream: str
+    transaction: str
+    lease_ms: int
+    begun_ms: int
+    ends_at_most_ms: int
+
+
+class TransactionPinged(DomainEvent, frozen=True, tag=True):
+    """The lease starts anew now, with this length."""
+
+    lease_ms: int
+
+
+class TransactionCommitRequested(DomainEvent, frozen=True, tag=True):
+    """Promised: it will be committed. `timestamp` is for watermarks, -2^63 for none."""
+
+    writer: str
+    timestamp: int
+
+
+class TransactionAbortRequested(DomainEvent, frozen=True, tag=True):
+    cause: Literal["timeout", "request", "stream-sealed"]
+
+
+class TransactionAborted(DomainEvent, frozen=True, tag=True):
+    """Its segments are gone."""
+
+    aborted_ms: int
+
+
+TransactionEvent = (
+    TransactionBegun
+    | TransactionPinged
+    | TransactionCommitRequested
+    | TransactionAbortRequested
+    | TransactionAborted
+    | WorkTakenOver
+)
+
+
+class TransactionBatch(msgspec.Struct, frozen=True):
+    """One message of a transaction's subject; members as in StreamBatch."""
+
+    id: str
+    by: str
+    at_ms: int
+    events: tuple[TransactionEvent, ...]
+
+
+# --- reader group (subject: reader_group_events(scope, group)) ------------------------------
+
+
+class GroupCreated(DomainEvent, frozen=True, tag=True):
+    scope: str
+    group: str
+    incarnation: str
+    config: GroupConfig
+
+
+class GroupActivated(DomainEvent, frozen=True, tag=True):
+    """Its stream exists and its subscriptions are in place."""
+
+
+class GroupUpdateStarted(DomainEvent, frozen=True, tag=True):
+    """`config` has the new generation; `unsubscribed` are the streams that it leaves."""
+
+    config: GroupConfig
+    unsubscribed: tuple[str, ...]
+
+
+class GroupUpdateCompleted(DomainEvent, frozen=True, tag=True):
+    pass
+
+
+class GroupDeletionStarted(DomainEvent, frozen=True, tag=True):
+    pass
+
+
+class GroupDeleted(DomainEvent, frozen=True, tag=True):
+    pass
+
+
+GroupEvent = (
+    GroupCreated
+    | GroupActivated
+    | GroupUpdateStarted
+    | GroupUpdateCompleted
+    | GroupDeletionStarted
+    | GroupDeleted
+    | WorkTakenOver
+)
+
+
+class GroupBatch(msgspec.Struct, frozen=True):
+    """One message of a reader group's subject; members as in StreamBatch."""
+
+    id: str
+    by: str
+    at_ms: int
+    events: tuple[GroupEvent, ...]
+
+
+# --- key-value table (subject: table_events(scope, table)) ----------------------------------
+
+
+class TableCreated(DomainEvent, frozen=True, tag=True):
+    """Segment numbers go on above those of a deleted namesake."""
+
+    scope: str
+    table: str
+    incarnation: str
+    config: TableConfig
+    segments: tuple[SegmentRange, ...]
+    created_ms: int
+
+
+class TableActivated(DomainEvent, frozen=True, tag=True):
+    pass
+
+
+class TableDeletionStarted(DomainEvent, frozen=True, tag=True):
+    pass
+
+
+class TableDeleted(DomainEvent, frozen=True, tag=True):
+    last_segment_number: int
+
+
+TableEvent = TableCreated | TableActivated | TableDeletionStarted | TableDeleted | WorkTakenOver
+
+
+class TableBatch(msgspec.Struct, frozen=True):
+    """One message of a table's subject; members as in StreamBatch."""
+
+    id: str
+    by: str
+    at_ms: int
+    events: tuple[TableEvent, ...]
+
+
+# --- transaction ids (subject: TRANSACTION_IDS) ---------------------------------------------
+
+
+class TransactionIdsReserved(DomainEvent, frozen=True, tag=True):
+    """The counter values from `first` to before `end` belong to the writer of the batch."""
+
+    first: int
+    end: int
+
+
+class TransactionIdsBatch(msgspec.Struct, frozen=True):
+    """One message of the counter's subject; members as in StreamBatch."""
+
+    id: str
+    by: str
+    at_ms: int
+    events: tuple[TransactionIdsReserved, ...]
+
+
+# --- reading a message ----------------------------------------------------------------------
+
+Batch = StreamBatch | ScopeBatch | TransactionBatch | GroupBatch | TableBatch | TransactionIdsBatch
+
+_DECODERS: Final[dict[str, msgspec.json.Decoder[Batch]]] = {
+    "stream": msgspec.json.Decoder(StreamBatch),
+    "scope": msgspec.json.Decoder(ScopeBatch),
+    "transaction": msgspec.json.Decoder(TransactionBatch),
+    "group": msgspec.json.Decoder(GroupBatch),
+    "table": msgspec.json.Decoder(TableBatch),
+    "transaction-ids": msgspec.json.Decoder(TransactionIdsBatch),
+}
+
+
+def decode_batch(subject: str, payload: bytes) -> Batch | None:
+    """The message of an aggregate, None for a subject that is none (barriers, the cluster).
+
+    Raises msgspec.DecodeError for bytes that are no such message.
+    """
+    decoder = _DECODERS.get(subject.split(".")[2])
+    return None if decoder is None else decoder.decode(payload)

@@ -84,6 +84,18 @@ class TransactionAborted(msgspec.Struct, frozen=True):
     cause: Literal["timeout", "request", "stream-sealed"]
 
 
+class StreamWarning(msgspec.Struct, frozen=True):
+    """Something about a stream that its owner should mend or know; `detail` is for people.
+
+    From the autoscaler: a tag that cannot be used, a hot key that no split relieves.
+    """
+
+    scope: str
+    stream: str
+    origin: Literal["autoscaler"]
+    detail: str
+
+
 FeedData = (
     StreamCreated
     | StreamUpdated
@@ -92,6 +104,7 @@ FeedData = (
     | StreamSealed
     | StreamDeleted
     | TransactionAborted
+    | StreamWarning
 )
 
 KINDS: Final[dict[type[msgspec.Struct], str]] = {
@@ -102,6 +115,7 @@ KINDS: Final[dict[type[msgspec.Struct], str]] = {
     StreamSealed: "stream.sealed",
     StreamDeleted: "stream.deleted",
     TransactionAborted: "transaction.aborted",
+    StreamWarning: "stream.warning",
 }
 
 

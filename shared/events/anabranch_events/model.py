@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Literal
+from uuid import UUID
 
 import msgspec
 
@@ -33,6 +34,31 @@ class StreamConfig(msgspec.Struct, frozen=True):
     retention: RetentionPolicy | None = None
     tags: tuple[str, ...] = ()
     timestamp_aggregation_timeout_ms: int = 0
+    rollover_size_bytes: int = 0
+
+
+class GroupConfig(msgspec.Struct, frozen=True):
+    """A reader group as Java asks for it. Cuts are by stream name "scope/stream", an empty
+    cut is unbounded. `generation` is 0 until the first update; `id` is drawn by the
+    controller when a new group comes with the all-zero one."""
+
+    refresh_ms: int
+    checkpoint_interval_ms: int
+    outstanding_checkpoints_max: int
+    retention: Literal["none", "manual", "automatic"]
+    id: UUID
+    generation: int
+    starting_cuts: dict[str, dict[int, int]]
+    ending_cuts: dict[str, dict[int, int]]
+    rollover_size_bytes: int = 0
+
+
+class TableConfig(msgspec.Struct, frozen=True):
+    """A key-value table; keys have a fixed length, the sum of both."""
+
+    partitions_count: int
+    primary_key_length: int
+    secondary_key_length: int
     rollover_size_bytes: int = 0
 
 

@@ -27,6 +27,7 @@ LOAD_ALL: Final = "anabranch.load.*"
 RATES_ALL: Final = "anabranch.rates.>"
 
 CLUSTER_EVENTS: Final = "anabranch.events.cluster"
+TRANSACTION_IDS: Final = "anabranch.events.transaction-ids"
 STREAM_EVENTS_ALL: Final = "anabranch.events.stream.>"
 SCALE_COMMAND: Final = "anabranch.command.scale"
 CONTROLLERS_QUEUE: Final = "controllers"
