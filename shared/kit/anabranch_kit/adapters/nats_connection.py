@@ -12,7 +12,6 @@ import asyncio
 from typing import Final
 from urllib.parse import urlsplit
 
-import nats
 import nats.errors
 import structlog
 from nats.aio.client import Client
@@ -51,21 +50,24 @@ async def connect_nats(url: str, *, name: str, clock: Clock, wait_s: float = 10.
     deadline = clock.monotonic() + wait_s
     await _probe_until_open(url, clock, deadline)
 
+    client = Client()
+
     async def disconnected() -> None:
-        log.warning("nats.disconnected")
+        if not client.is_closed:
+            log.warning("nats.disconnected")
 
     async def reconnected() -> None:
         log.info("nats.reconnected")
 
     async def failed(error: Exception) -> None:
         # Refused attempts repeat ten times a second; the disconnect above has said it already.
-        if isinstance(error, OSError):
+        if isinstance(error, OSError | nats.errors.UnexpectedEOF):
             return
         log.warning("nats.error", error=str(error) or type(error).__name__)
 
     try:
         async with asyncio.timeout(max(wait_s, CONNECT_TIMEOUT_S)):
-            return await nats.connect(
+            await client.connect(
                 url,
                 name=name,
                 connect_timeout=CONNECT_TIMEOUT_S,
@@ -82,6 +84,7 @@ async def connect_nats(url: str, *, name: str, clock: Clock, wait_s: float = 10.
         raise NatsUnreachable(url, "the port is open but no NATS server greets there") from None
     except nats.errors.Error as error:
         raise NatsUnreachable(url, str(error)) from error
+    return client
 
 
 async def _probe_until_open(url: str, clock: Clock, deadline: float) -> None:

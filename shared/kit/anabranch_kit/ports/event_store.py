@@ -56,7 +56,12 @@ class EventStore(Protocol):
         ...
 
     def follow(self, *, after: int = 0, subject: str = "") -> AsyncIterator[Record]:
-        """Every record above `after`, in order, for ever; rides out a restart of the server."""
+        """Every record above `after`, in order, for ever; rides out a restart of the server.
+
+        `subject` narrows it to one subject or pattern. Without it the records of barriers are
+        among them, with an empty payload: a projection counts their sequence and no more.
+        Raises EventStoreUnavailable only when the connection under it was closed for good.
+        """
         ...
 
     async def barrier(self, instance: str) -> int:

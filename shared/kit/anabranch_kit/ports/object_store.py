@@ -28,6 +28,14 @@ class ObjectNotFound(Exception):
         self.name = name
 
 
+class ObjectDamaged(Exception):
+    """What is stored under the name is not, or no longer, the object that was created."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"tier 2: object {name} is damaged: {reason}")
+        self.name, self.reason = name, reason
+
+
 class ObjectStoreUnavailable(Exception):
     """Tier 2 refused or did not answer; whether a create happened is unknown."""
 
@@ -42,7 +50,10 @@ class ObjectStore(Protocol):
         ...
 
     async def read(self, name: str, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`. Raises ObjectNotFound, ObjectStoreUnavailable."""
+        """Exactly `length` bytes from `offset`.
+
+        Raises ObjectNotFound, ObjectDamaged or
+        ObjectStoreUnavailable. The bytes are not checked here: no checksum covers a range."""
         ...
 
     async def head(self, name: str) -> ObjectInfo: ...
