@@ -1,0 +1,1 @@
+"""The controller's rules: state, decisions and their events. Pure, no input or output."""

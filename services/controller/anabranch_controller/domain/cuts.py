@@ -1,0 +1,185 @@
+"""Stream cuts: a position in every part of the key space at once.
+
+A cut maps segment ids to offsets. An offset below zero says that the segment lies in the
+future of the others: it belongs to the cut, but nothing of it does. Such a segment fills
+the hole that an already finished predecessor leaves beside one that is still being read.
+
+The *span* maps each segment of a cut to the highest epoch, between the lowest and the
+highest creation epoch in the cut, that still has that segment (reference, 4.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from anabranch_events.bus import KeyRange
+from anabranch_events.model import SegmentRange
+
+from anabranch_controller.domain.history import (
+    Epochs,
+    final_size,
+    find_segment,
+    replaced_in,
+    successors,
+)
+from anabranch_controller.domain.key_ranges import holes, overlapping, overlaps
+
+Cut = Mapping[int, int]
+Span = dict[int, int]
+
+
+class UnknownSegment(Exception):
+    """The stream never had a segment that the cut names."""
+
+    def __init__(self, identity: int) -> None:
+        super().__init__(f"the stream never had segment {identity >> 32}/{identity & 0xFFFFFFFF}")
+        self.identity = identity
+
+
+def segments_of(epochs: Epochs, cut: Cut) -> list[SegmentRange]:
+    """Raises UnknownSegment."""
+    found: list[SegmentRange] = []
+    for identity in cut:
+        segment = find_segment(epochs, identity)
+        if segment is None:
+            raise UnknownSegment(identity)
+        found.append(segment)
+    return found
+
+
+def span(epochs: Epochs, cut: Cut) -> Span:
+    """Raises UnknownSegment. The cut must not be empty."""
+    segments = segments_of(epochs, cut)
+    highest = max(segment.epoch for segment in segments)
+    result: Span = {}
+    for segment in segments:
+        replaced = replaced_in(epochs, segment)
+        result[segment.id] = highest if replaced is None else min(highest, replaced - 1)
+    return result
+
+
+def is_valid(epochs: Epochs, cut: Cut) -> bool:
+    """Is this a position that a reader of the whole key space can be at?
+
+    Offsets are not compared with lengths. Raises UnknownSegment.
+    """
+    segments = segments_of(epochs, cut)
+    present = [segment for segment in segments if cut[segment.id] >= 0]
+    future = [segment for segment in segments if cut[segment.id] < 0]
+    if not present:
+        return False
+    if any(overlaps(ahead, now) and now.id > ahead.id for ahead in future for now in present):
+        return False
+    free = holes(present)
+    if free is None:
+        return False
+    lowest = min(segment.epoch for segment in segments)
+    return all(_filled(epochs, hole, lowest, present, future) for hole in free)
+
+
+def _filled(
+    epochs: Epochs,
+    hole: KeyRange,
+    lowest: int,
+    present: list[SegmentRange],
+    future: list[SegmentRange],
+) -> bool:
+    """Does every way through the hole's past end in a segment of the future?
+
+    A segment on the way must not be a successor of one that is still being read, or a
+    reader would have had to read it before.
+    """
+    goals = {segment.id for segment in future}
+    seen: set[int] = set()
+    ways = list(overlapping(epochs[lowest].segments, hole))
+    while ways:
+        segment = ways.pop()
+        if segment.id in goals or segment.id in seen:
+            continue
+        seen.add(segment.id)
+        if any(overlaps(segment, now) and now.id < segment.id for now in present):
+            return False
+        onward = [
+            follower.segment
+            for follower in successors(epochs, segment.id)
+            if overlaps(follower.segment, hole)
+        ]
+        if not onward:
+            return False
+        ways += onward
+    return True
+
+
+def equal_or_after(epochs: Epochs, later: Cut, earlier: Cut) -> bool:
+    """Is no part of `later` before `earlier`? Raises UnknownSegment."""
+    later_span, earlier_span = span(epochs, later), span(epochs, earlier)
+    earlier_segments = segments_of(epochs, earlier)
+    for one in segments_of(epochs, later):
+        for other in earlier_segments:
+            if one.id == other.id:
+                if later[one.id] < earlier[other.id]:
+                    return False
+            elif overlaps(one, other) and later_span[one.id] < earlier_span[other.id]:
+                return False
+    return True
+
+
+def compare(
+    epochs: Epochs, one: Cut, other: Cut
+) -> Literal["before", "equal-or-after", "overlaps"]:
+    """Where `one` lies as seen from `other`. Raises UnknownSegment."""
+    before = after = False
+    others = segments_of(epochs, other)
+    for mine in segments_of(epochs, one):
+        for theirs in others:
+            if not overlaps(mine, theirs):
+                continue
+            if mine.id == theirs.id:
+                left, right = one[mine.id], other[theirs.id]
+            else:
+                left, right = mine.id, theirs.id
+            before |= left < right
+            after |= left > right
+    if before and after:
+        return "overlaps"
+    return "before" if before else "equal-or-after"
+
+
+def between(epochs: Epochs, current: int, start: Cut, end: Cut) -> dict[int, SegmentRange]:
+    """Every segment on or between two cuts, by id. An empty `start` is the beginning of the
+    stream, an empty `end` its epoch `current`. Raises UnknownSegment."""
+    starts = segments_of(epochs, start) if start else list(epochs[0].segments)
+    ends = segments_of(epochs, end) if end else list(epochs[current].segments)
+    start_span = span(epochs, start) if start else dict.fromkeys((s.id for s in starts), 0)
+    end_span = span(epochs, end) if end else dict.fromkeys((s.id for s in ends), current)
+    whole_from, whole_to = max(start_span.values()), min(end_span.values())
+    found: dict[int, SegmentRange] = {}
+    for epoch in range(min(start_span.values()), max(end_span.values()) + 1):
+        for segment in epochs[epoch].segments:
+            if segment.id in found:
+                continue
+            if whole_from <= epoch <= whole_to or (
+                all(segment.id >= cut.id for cut in starts if overlaps(segment, cut))
+                and all(segment.id <= cut.id for cut in ends if overlaps(segment, cut))
+            ):
+                found[segment.id] = segment
+    return found
+
+
+def size_between(
+    epochs: Epochs,
+    last_sizes: dict[int, int],
+    segments: Mapping[int, SegmentRange],
+    start: Cut,
+    end: Cut,
+) -> int:
+    """Bytes between two cuts; `segments` are those between them."""
+    total = 0
+    for identity in segments:
+        begin = max(start.get(identity, 0), 0)
+        if identity in end:
+            total += max(end[identity], 0) - begin
+        else:
+            total += final_size(epochs, last_sizes, identity) - begin
+    return total
