@@ -1,0 +1,1 @@
+"""The ways in: gRPC for clients, REST for people, the bus for the autoscaler."""
