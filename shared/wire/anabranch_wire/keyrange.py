@@ -49,8 +49,9 @@ class KeyRange(NamedTuple):
         return self.low <= other.low and other.high <= self.high
 
     def split(self, count: int) -> tuple["KeyRange", ...]:
-        """`count` ranges of the same width, which meet exactly."""
-        bounds = [self.low + self.width * index / count for index in range(count)] + [self.high]
+        """`count` ranges of about the same width, which meet exactly and end where this ends."""
+        step = self.width / count  # multiplied, as Pravega does, so that bounds equal its bounds
+        bounds = [self.low + index * step for index in range(count)] + [self.high]
         return tuple(KeyRange.checked(*bounds[at : at + 2]) for at in range(count))
 
 
