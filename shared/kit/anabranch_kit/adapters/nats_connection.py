@@ -71,7 +71,8 @@ async def connect_nats(url: str, *, name: str, clock: Clock, wait_s: float = 10.
                 url,
                 name=name,
                 connect_timeout=CONNECT_TIMEOUT_S,
-                reconnect_time_wait=RECONNECT_WAIT_S,
+                # Typed as an integer there, used as the seconds of a sleep.
+                reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]
                 max_reconnect_attempts=-1,
                 ping_interval=PING_INTERVAL_S,
                 max_outstanding_pings=PINGS_MISSED_MAX,
