@@ -49,9 +49,8 @@ class Trouble(Enum):
 CODES: Final[dict[Trouble, grpc.StatusCode]] = {
     Trouble.MISSING: grpc.StatusCode.NOT_FOUND,
     Trouble.BAD_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
-    # Pravega has PERMISSION_DENIED for a forbidden operation as for a forbidden caller; both
-    # clients give up on it at once, which is right for either.
-    Trouble.REFUSED: grpc.StatusCode.PERMISSION_DENIED,
+    # The exact code, FAILED_PRECONDITION, is one that both clients retry for a minute.
+    Trouble.REFUSED: grpc.StatusCode.INVALID_ARGUMENT,
     Trouble.CONFLICT: grpc.StatusCode.FAILED_PRECONDITION,
     Trouble.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Trouble.OUTCOME_UNKNOWN: grpc.StatusCode.DEADLINE_EXCEEDED,

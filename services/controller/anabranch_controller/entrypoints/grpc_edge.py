@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
@@ -30,7 +30,7 @@ HOLD_PAUSE_S: Final = 0.25
 DETAILS_LENGTH_MAX: Final = 1_000  # status texts travel in a header, and nobody parses them
 
 Handler = Callable[[Any, Any], Awaitable[Any]]  # any request message, grpcio's context, any reply
-AnyHandler = grpc.RpcMethodHandler[Any, Any]
+AnyHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 log = structlog.stdlib.get_logger("anabranch.grpc")
 

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from anabranch_controller.entrypoints.grpc_edge import GrpcEdge
+from anabranch_controller.entrypoints.grpc_edge import HOLD_S, GrpcEdge
 from anabranch_controller.entrypoints.grpc_service import GrpcService
 
 SERVICE_NAME: Final = controller_pb2.DESCRIPTOR.services_by_name["ControllerService"].full_name
@@ -45,9 +45,11 @@ OPTIONS: Final[Sequence[tuple[str, int]]] = (
 class GrpcServer:
     """Listens from `start` until `stop`."""
 
-    def __init__(self, service: GrpcService, *, clock: Clock, instance: str) -> None:
+    def __init__(
+        self, service: GrpcService, *, clock: Clock, instance: str, hold_s: float = HOLD_S
+    ) -> None:
         self._server = grpc.aio.server(
-            interceptors=[GrpcEdge(clock=clock, instance=instance)],
+            interceptors=[GrpcEdge(clock=clock, instance=instance, hold_s=hold_s)],
             options=OPTIONS,
             maximum_concurrent_rpcs=CALLS_MAX,
         )
