@@ -152,7 +152,7 @@ def test_other_commands_may_come_while_a_block_is_open() -> None:
     assert feed(made, end(13))[0].data_parts == (HELLO,)
 
 
-# --- Numbers  ---
+# --- Numbers
 
 
 def test_numbers_may_repeat_but_not_go_back() -> None:
@@ -189,7 +189,7 @@ def test_a_second_setup_points_to_another_segment_and_starts_again() -> None:
     assert append.segment == "s/t/1.#epoch.0"
 
 
-# --- Broken rules  ---
+# --- Broken rules
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_writers_of_one_connection_are_bounded() -> None:
         made.handle(c.SetupAppend(1, UUID(int=2**100), SEGMENT))
 
 
-# --- Any cut of any events into blocks  ---
+# --- Any cut of any events into blocks
 
 
 @settings(max_examples=300, deadline=None)

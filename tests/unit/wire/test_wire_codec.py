@@ -247,7 +247,7 @@ def test_a_lying_inner_length_is_refused(length: int) -> None:
     assert (caught.value.name, caught.value.field) == ("AppendBlockEnd", "data")
 
 
-# --- Table keys --------------------------------------------------------------------------------
+# --- Table keys
 
 
 def _read_table(key_part: bytes) -> bytes:
@@ -281,7 +281,7 @@ def test_a_key_with_a_lying_total_is_refused(total: int) -> None:
         codec.decode(CODES[c.ReadTable], _read_table(key))
 
 
-# --- Text --------------------------------------------------------------------------------------
+# --- Text
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_a_number_that_does_not_fit_is_not_sent() -> None:
         codec.encode(c.DataAppended(_UUID, 2**63))
 
 
-# --- Size, direction, memory -------------------------------------------------------------------
+# --- Size, direction, memory
 
 
 def test_the_longest_frame_and_one_byte_more() -> None:

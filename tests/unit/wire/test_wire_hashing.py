@@ -107,7 +107,7 @@ def test_positions_are_fractions(key: str) -> None:
     assert 0 <= hashing.table_key_position(key.encode()) < 1
 
 
-# --- Core attributes  ---
+# --- Core attributes
 
 
 def test_core_attributes() -> None:
@@ -122,7 +122,7 @@ def test_core_attributes() -> None:
     assert [int(each) for each in attributes.UpdateType] == [0, 1, 2, 3, 4]
 
 
-# --- Key ranges  ---
+# --- Key ranges
 
 
 def test_upper_bound_belongs_to_the_segment() -> None:
