@@ -18,7 +18,6 @@ from typing import Final, Literal, NamedTuple
 
 from anabranch_events.bus import (
     LoadReport,
-    ScaleAnswer,
     ScaleCommand,
     SegmentLoad,
     SegmentRate,
@@ -347,7 +346,3 @@ def _rates_shown(stream: _Stream, now_s: float, now_ms: int) -> StreamRates:
                 SegmentRate(segment.id, *bounds, value, rate.bytes_per_s, rate.events_per_s)
             )
     return StreamRates(view.scope, view.stream, now_ms, view.epoch, view.policy.target_rate, shown)
-
-
-def outcome_of(answer: ScaleAnswer | None) -> Outcome:
-    return "unknown" if answer is None else answer.outcome
