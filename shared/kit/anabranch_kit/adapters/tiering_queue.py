@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from anabranch_events import subjects
 from nats.aio.client import Client
 from nats.js.api import (
     AckPolicy,
@@ -25,7 +26,6 @@ from nats.js.api import (
     StreamConfig,
 )
 
-from anabranch_events import subjects
 from anabranch_kit.adapters.jetstream_provision import ensure_consumer, ensure_stream
 from anabranch_kit.ports.clock import Clock
 
