@@ -8,7 +8,7 @@ all fields, in the newest layout, as Pravega's server does for every peer.
 """
 
 from struct import Struct, error
-from typing import Final
+from typing import Final, cast
 
 from anabranch_wire import commands as c
 from anabranch_wire.constants import PAYLOAD_BYTES_MAX
@@ -109,7 +109,7 @@ def _decode_by_table(code: int, payload: c.Data) -> c.Command:
     return _read(layout, payload)
 
 
-def decode_request(code: int, payload: c.Data, *, admin: bool = False) -> c.Command:
+def decode_request(code: int, payload: c.Data, *, admin: bool = False) -> c.Request:
     """As `decode`, for a server: raises UnexpectedCommand for what a client may not send.
 
     A bare Event, a top-level PartialEvent and all replies are such; a top-level Padding is
@@ -120,19 +120,19 @@ def decode_request(code: int, payload: c.Data, *, admin: bool = False) -> c.Comm
     if layout is None:
         raise UnknownCommand(code)
     if code in (_ADMIN_REQUESTS if admin else _REQUESTS):
-        return decode(code, payload)
+        return cast(c.Request, decode(code, payload))  # a test holds the table against the union
     expected = "a request of the administrative port" if admin else "a request"
     raise UnexpectedCommand(code, layout.command.__name__, expected)
 
 
-def decode_reply(code: int, payload: c.Data) -> c.Command:
+def decode_reply(code: int, payload: c.Data) -> c.Reply:
     """As `decode`, for a client: raises UnexpectedCommand for what a server may not send."""
     layout = BY_CODE.get(code)
     if layout is None:
         raise UnknownCommand(code)
     if layout.direction not in _FROM_SERVER:
         raise UnexpectedCommand(code, layout.command.__name__, "a reply")
-    return decode(code, payload)
+    return cast(c.Reply, decode(code, payload))  # a test holds the table against the union
 
 
 def _read(layout: Layout, payload: c.Data) -> c.Command:
