@@ -2,7 +2,7 @@
 
 **Hold, don't refuse.** The Rust and Python clients retry after 0, 1, 11, 111, 1111 and
 11111 ms, so a refusal while a container moves costs them eleven seconds. `locate` waits
-instead until somebody serves the container, and gives up after HOLD_S.
+instead until somebody serves the container, as long as its caller allows.
 
 The map comes from the registry's serving records, kept in memory and read again at each
 notice. It may be stale for a moment, which is harmless: a store answers WrongHost, and the
@@ -14,44 +14,25 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 from typing import Final
 
 import structlog
-from anabranch_kit.ports.clock import Clock
 from anabranch_kit.ports.registry import Registry, RegistryUnavailable, Serving
+from anabranch_wire.hashing import container_of
 
-HOLD_S: Final = 20.0  # below the clients' own limits (Rust 30 s a request, Java 5 min)
+from anabranch_controller.api import Endpoint
+from anabranch_controller.ports import SegmentStoreUnavailable
+
 POLL_S: Final = 1.0
 
 log = structlog.stdlib.get_logger("anabranch.locator")
 
 
-class ContainerNotServed(Exception):
-    """No segment store serves the container yet; the same question may be answered soon."""
-
-    def __init__(self, segment: str, container: int, waited_s: float) -> None:
-        super().__init__(
-            f"container {container} of {segment} was served by no segment store"
-            f" for {waited_s:g} s; is one running and able to read its log?"
-        )
-        self.segment, self.container, self.waited_s = segment, container, waited_s
-
-
 class Locator:
     """Container map of one process. `run` keeps it fresh; `locate` may be called at any time."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        *,
-        container_of: Callable[[str], int],
-        clock: Clock,
-        hold_s: float = HOLD_S,
-    ) -> None:
-        """`container_of` maps a qualified segment name to its container's number."""
-        self._registry, self._container_of, self._clock = registry, container_of, clock
-        self._hold_s = hold_s
+    def __init__(self, registry: Registry, *, containers_count: int) -> None:
+        self._registry, self._containers_count = registry, containers_count
         self._serving: dict[int, Serving] = {}
         self._changed = asyncio.Event()
 
@@ -68,19 +49,23 @@ class Locator:
                 self._changed.set()
                 self._changed = asyncio.Event()
 
-    async def locate(self, segment: str) -> tuple[str, int]:
-        """Host and port of the store that serves the segment's container.
-
-        The segment itself need not exist. Waits for a container that moves; raises
-        ContainerNotServed after `hold_s`.
-        """
-        container = self._container_of(segment)
+    async def locate(self, segment: str, *, wait_s: float) -> Endpoint:
+        """As `ports.SegmentLocator` has it: waits at most `wait_s` for a container that moves."""
+        container = container_of(segment, self._containers_count)
         try:
-            async with asyncio.timeout(self._hold_s):
+            async with asyncio.timeout(wait_s):
                 serving = await self._wait_for(container)
         except TimeoutError:
-            raise ContainerNotServed(segment, container, self._hold_s) from None
-        return await _plain_host(serving.host), serving.port
+            reason = (
+                f"no segment store has served its container {container} for {wait_s:g} s;"
+                " is one running, and can it read its log?"
+            )
+            raise SegmentStoreUnavailable("locate", segment, reason) from None
+        try:
+            return Endpoint(await _plain_host(serving.host), serving.port)
+        except OSError as error:
+            reason = f"its store calls itself {serving.host}, which has no address: {error}"
+            raise SegmentStoreUnavailable("locate", segment, reason) from error
 
     async def _wait_for(self, container: int) -> Serving:
         while (serving := self._serving.get(container)) is None:
