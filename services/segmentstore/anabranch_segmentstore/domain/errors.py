@@ -93,6 +93,11 @@ class BadArgument(Refusal):
         self.message = message
 
 
+class Misuse(BadArgument):
+    """A request that no correct client sends and that the protocol has no reply for (reads at
+    a negative offset or behind a sealed end, unknown update types): close the connection."""
+
+
 class OperationUnsupported(Refusal):
     def __init__(self, segment: str, operation: str) -> None:
         super().__init__(segment, f"{operation} is not supported here")

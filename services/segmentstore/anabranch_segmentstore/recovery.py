@@ -1,0 +1,43 @@
+"""From a log to the state that its last owner had."""
+
+from __future__ import annotations
+
+from anabranch_segmentstore.domain.frames import decode_frame
+from anabranch_segmentstore.domain.operations import TableChanged
+from anabranch_segmentstore.domain.snapshot import decode_snapshot
+from anabranch_segmentstore.domain.state import ContainerState
+from anabranch_segmentstore.ports import DurableLog, Frame
+
+
+async def recover(log: DurableLog) -> ContainerState:
+    """Replay the newest snapshot and every frame behind it.
+
+    Raises LogDamaged, and OperationsDamaged for intact bytes that this release cannot read.
+    """
+    state = ContainerState()
+    last = 0
+    async for frame in log.replay():
+        assert frame.position > last, "the log replays in order"
+        last = frame.position
+        if frame.is_snapshot:
+            state = decode_snapshot(frame.payload)
+        else:
+            replay_frame(state, frame)
+    assert last <= log.last_position, "the log replayed more than it holds"
+    state.settle_all()
+    return state
+
+
+def replay_frame(state: ContainerState, frame: Frame) -> None:
+    decoded = decode_frame(frame.payload)
+    for operation, offset in zip(decoded.operations, decoded.data_offsets, strict=True):
+        data: bytes | memoryview = b""
+        if isinstance(operation, TableChanged):
+            data = memoryview(frame.payload)[offset : offset + operation.data_length]
+        state.apply(
+            operation,
+            position=frame.position,
+            data_offset=offset,
+            at_ms=decoded.at_ms,
+            data=data,
+        )
