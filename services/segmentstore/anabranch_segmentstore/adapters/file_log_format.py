@@ -35,7 +35,7 @@ PAYLOAD_BYTES_MAX: Final = 2**31 - 1
 _HEADER: Final = struct.Struct("<4sIB3xIQQQQQQII8x")
 _CHECKED_FROM: Final = 8  # magic and checksum are in front of what the checksum covers
 HEADER_BYTES: Final = _HEADER.size
-_FIRST: Final = struct.Struct("<QQQQ")
+_FIRST: Final = struct.Struct("<QQQQQ")
 
 assert HEADER_BYTES == 80
 assert HEADER_BYTES % ALIGNMENT == 0
@@ -85,12 +85,14 @@ class First(NamedTuple):
     """Payload of the first record of a file. Predecessor 0: this is the log's first epoch.
 
     The predecessor's records from `predecessor_end` (a sequence) on are ignored for ever.
+    The file was made `allocated_bytes` long; a shorter one without a closing record was cut.
     """
 
     salt: int
     predecessor: int
     predecessor_end: int
     predecessor_position: int
+    allocated_bytes: int
     owner: str
 
 
@@ -146,7 +148,7 @@ def encode(
 
 
 def encode_first(first: First) -> bytes:
-    payload = _FIRST.pack(*first[:4]) + first.owner.encode()[:1024]
+    payload = _FIRST.pack(*first[:5]) + first.owner.encode()[:1024]
     assert HEADER_BYTES + 4 + len(payload) <= FIRST_RECORD_BYTES
     return payload
 
@@ -210,9 +212,8 @@ def decode_first(data: bytes) -> tuple[Header, First]:
     begin = HEADER_BYTES + header.table_bytes
     payload = data[begin : begin + header.payload_length]
     check_blocks(payload, checksums)
-    salt, predecessor, end, position = _FIRST.unpack_from(payload)
-    owner = payload[_FIRST.size :].decode(errors="replace")
-    return header, First(salt, predecessor, end, position, owner)
+    numbers = _FIRST.unpack_from(payload)
+    return header, First._make([*numbers, payload[_FIRST.size :].decode(errors="replace")])
 
 
 def check_blocks(payload: bytes, checksums: Sequence[int]) -> None:

@@ -5,9 +5,10 @@ the first records name the predecessors, and where each of them ends. Directorie
 belong to take-overs that died half-way; they are kept and never read.
 
 An invalid record is the end of the log, unless some intact record says by its `synced_end`
-that it had been durable: then it is damage, and nothing is opened. What was in the last batch
-before a crash cannot be told apart (a flipped bit there looks like a torn write): the one
-case that checksums do not cover, and a clean stop closes it by a closing record.
+that it had been durable: then it is damage, and nothing is opened. A file that became shorter
+than it was made, without a closing record at its end, is damage too. What was in the last
+batch before a crash cannot be told apart (a flipped bit there looks like a torn write): the
+one case that checksums do not cover, and a clean stop closes it by a closing record.
 
 The *tail* is what follows the newest `synced_end`. After a failed sync the kernel may hold
 pages for clean that never reached the disk, so the tail is not synced where it lies but copied
@@ -237,6 +238,9 @@ class _Reader:
                 if header.epoch == last.epoch and header.synced_end > scan.end_sequence:
                     at = scan.end_offset if path == last.path else 0
                     raise self._damaged(path, at, _acknowledged(header, scan.end_sequence))
+        if len(data) < last.first.allocated_bytes and scan.headers[-1].kind is not Kind.CLOSE:
+            reason = f"the file was {last.first.allocated_bytes} bytes long, now {len(data)}"
+            raise self._damaged(last.path, len(data), reason)
         for header in scan.headers:
             if header.synced_end > scan.end_sequence:
                 reason = _acknowledged(header, scan.end_sequence)

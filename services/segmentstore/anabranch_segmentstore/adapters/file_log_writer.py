@@ -78,6 +78,13 @@ class CloseJob:
 Job = AppendJob | TruncateJob | CloseJob
 
 
+class _Finished(NamedTuple):
+    """A full file that is still open."""
+
+    descriptor: int
+    used_bytes: int
+
+
 class Writer:
     """Owns the file that is being written. `start` and `run` belong to the thread."""
 
@@ -128,39 +135,55 @@ class Writer:
         self.snapshot, self.truncated_before = recovered.snapshot, recovered.truncated_before
         path = directory / file_name(0)
         self._descriptor = self._files.create(path)
-        self._files.sync_directory(directory)
+        try:
+            self._files.sync_directory(directory)
+            file = self._establish(path, recovered)
+            check_fence(self._files, self._directory, self._container, self.epoch)
+        except BaseException:
+            self._files.close(self._descriptor)
+            raise
+        self.log_files = [*recovered.files, file]
 
+    def _establish(self, path: Path, recovered: Recovered) -> LogFile:
+        tail = recovered.tail
+        begin = FIRST_RECORD_BYTES
+        self._size = self._allocate(begin + sum(_record_bytes_max([f.payload]) for f in tail))
         first = First(
-            self._minted.salt, recovered.epoch, recovered.end, recovered.position, self._owner
+            self._minted.salt,
+            recovered.epoch,
+            recovered.end,
+            recovered.position,
+            self._size,
+            self._owner,
         )
         # The copies precede the record that makes them count; it says already that they are
         # durable, for it is written after their sync.
-        self._synced_end = 1 + len(recovered.tail)
+        self._synced_end = 1 + len(tail)
         head, header = self._first_record(Kind.EPOCH, first)
         file = LogFile(path, 0, header, first)
         self._synced_end = 0
-        self._offset = FIRST_RECORD_BYTES
+        self._offset = begin
         copies: list[bytes] = []
-        for frame in recovered.tail:
+        for frame in tail:
             copies += self._frame_record(file, frame.kind, [frame.payload])
-        self._files.write(self._descriptor, copies, FIRST_RECORD_BYTES)
+        self._files.write(self._descriptor, copies, begin)
         self._files.sync(self._descriptor)
         self._files.write(self._descriptor, head, 0)
         self._files.sync(self._descriptor)
-        check_fence(self._files, self._directory, self._container, self.epoch)
         self._synced_end = self._sequence
-        self.log_files = [*recovered.files, file]
-        file.used_bytes = self._size = self._offset
-        self._grow()
+        file.used_bytes = self._offset
+        return file
 
-    def _grow(self) -> None:
-        """Give the epoch's first file its full size; without space it stays small."""
+    def _allocate(self, needed: int) -> int:
+        """Give the epoch's first file its full size; 0 when the disk is too full for that."""
+        size = max(self._file_bytes, needed + RESERVED_BYTES)
         try:
-            self._files.allocate(self._descriptor, self._file_bytes)
-            self._size = max(self._size, self._file_bytes)
+            self._files.allocate(self._descriptor, size)
         except OSError as error:
             if error.errno not in _NO_SPACE:
                 raise
+            return 0
+        return size
 
     # --- The thread ---
 
@@ -227,12 +250,12 @@ class Writer:
     def _write_batch(self, batch: list[AppendJob]) -> list[Appended]:
         """Raises OSError, LogFenced; a full disk is waited for."""
         needed = sum(_record_bytes_max(job.parts) for job in batch)
-        rolled: Path | None = None
-        head: list[bytes] = []
+        finished: _Finished | None = None
+        parts, outcomes = list[bytes](), list[Appended]()
+        begin = self._offset
         if self._offset + needed + RESERVED_BYTES > self._size:
-            head, rolled = self._roll(needed)
-        begin = 0 if rolled else self._offset
-        parts, outcomes = [*head], list[Appended]()
+            finished, parts = self._roll(needed)
+            begin = 0
         file = self.log_files[-1]
         newest_snapshot = self.snapshot
         for job in batch:
@@ -243,8 +266,8 @@ class Writer:
                 newest_snapshot = self.position
         self._write_when_space(parts, begin)
         self._files.sync(self._descriptor)
-        if rolled is not None:
-            self._files.sync_directory(rolled.parent)
+        if finished is not None:
+            self._finish(finished, file.path.parent)
         self._synced_end, self.snapshot = self._sequence, newest_snapshot
         file.used_bytes = self._offset
         check_fence(self._files, self._directory, self._container, self.epoch)
@@ -349,7 +372,7 @@ class Writer:
 
     # --- Files ---
 
-    def _roll(self, needed: int) -> tuple[list[bytes], Path]:
+    def _roll(self, needed: int) -> tuple[_Finished, list[bytes]]:
         """Go on to a new file that holds `needed` bytes; returns its first record, which is
         written and synced together with the first batch in it."""
         before = self.log_files[-1]
@@ -368,15 +391,20 @@ class Writer:
                 raise
 
         self._while_full(make)
-        used, finished = self._offset, self._descriptor
+        finished = _Finished(self._descriptor, self._offset)
         self._descriptor, self._offset, self._size = descriptor, FIRST_RECORD_BYTES, size
-        # The finished file is synced already; what it never used goes back to the disk.
-        self._files.cut(finished, used)
-        self._files.close(finished)
-        head, header = self._first_record(Kind.FILE, before.first)
+        first = before.first._replace(allocated_bytes=size)
+        head, header = self._first_record(Kind.FILE, first)
         before.end_sequence = header.sequence
-        self.log_files = [*self.log_files, LogFile(path, before.ordinal + 1, header, before.first)]
-        return head, path
+        self.log_files = [*self.log_files, LogFile(path, before.ordinal + 1, header, first)]
+        return finished, [*head]
+
+    def _finish(self, finished: _Finished, directory: Path) -> None:
+        """The file behind it is synced: make its name durable, and give back what the finished
+        one never used. Not earlier: a file that is shorter than it was made is damaged."""
+        self._files.sync_directory(directory)
+        self._files.cut(finished.descriptor, finished.used_bytes)
+        self._files.close(finished.descriptor)
 
     def _truncate(self, job: TruncateJob) -> None:
         outcome: LogError | None = self._failure
