@@ -1,0 +1,103 @@
+"""kill -9 of each process in turn while the official client writes and reads.
+
+Nothing acknowledged may be lost, doubled or reordered per key; a fresh client works within
+10 s; a running one goes on within 10 s, and within 12 s after the controller was killed (the
+client's own back-off is 11 s long).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import pytest
+from helpers.client import Client
+from helpers.cluster import StandaloneCluster, is_alive
+from helpers.load import Load
+
+FRESH_LIMIT_S = 10.0
+RUNNING_LIMIT_S = {"controller": 12.0}
+RUNNING_LIMIT_DEFAULT_S = 10.0
+PROCESSES = ["segmentstore-0", "controller", "autoscaler", "tierer", "nats", "redis"]
+
+pytestmark = [pytest.mark.kill, pytest.mark.slow]
+_streams = count()
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneCluster]:
+    """One cluster for all kills: each one must leave it whole."""
+    cluster = StandaloneCluster(tmp_path_factory.mktemp("mortal"))
+    cluster.start()
+    yield cluster
+    cluster.end()
+
+
+@pytest.fixture
+def open_client(mortal: StandaloneCluster) -> Iterator[Callable[[], Client]]:
+    clients: list[Client] = []
+
+    def open_one() -> Client:
+        clients.append(Client(mortal.controller))
+        return clients[-1]
+
+    yield open_one
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_killed_process_costs_seconds_and_no_event(
+    mortal: StandaloneCluster, open_client: Callable[[], Client], process: str
+) -> None:
+    """A crash would lose, double or reorder events, or stop the work for good."""
+    manager = open_client().manager
+    manager.create_scope("mortal")
+    stream = f"stream{next(_streams)}"
+    manager.create_stream("mortal", stream, 4)
+    with Load(mortal.controller, "mortal", stream) as load:
+        load.wait_for_progress(400)
+        killed_at = time.monotonic()
+        old = mortal.kill(process)
+
+        fresh = open_client()
+        fresh_stream = f"fresh{next(_streams)}"
+        fresh.manager.create_stream("mortal", fresh_stream, 1)
+        fresh.manager.create_writer("mortal", fresh_stream).write_event("hello", "key")
+        group = fresh.manager.create_reader_group(f"g{fresh_stream}", "mortal", fresh_stream)
+        assert fresh.read_events(group.create_reader("reader"), 1) == [b"hello"]
+        fresh_took_s = time.monotonic() - killed_at
+
+        load.wait_for_progress(400)
+        writer_gap_s = load.writer.longest_gap_s("acked", killed_at)
+        reader_gap_s = load.reader.longest_gap_s("read", killed_at)
+        load.finish()
+    mortal.wait_for_successor(process, old)
+    assert is_alive(mortal.pids[process])
+    print(
+        f"{process}: fresh client {fresh_took_s:.1f} s, "
+        f"writer {writer_gap_s:.1f} s, reader {reader_gap_s:.1f} s"
+    )
+    assert fresh_took_s <= FRESH_LIMIT_S
+    limit_s = RUNNING_LIMIT_S.get(process, RUNNING_LIMIT_DEFAULT_S)
+    assert writer_gap_s <= limit_s
+    assert reader_gap_s <= limit_s
+
+
+@pytest.mark.timeout(180)
+def test_the_segment_store_killed_again_and_again_keeps_every_key_in_order(
+    mortal: StandaloneCluster, open_client: Callable[[], Client]
+) -> None:
+    """Each recovery starts from what the one before it left behind."""
+    manager = open_client().manager
+    manager.create_scope("mortal")
+    stream = f"stream{next(_streams)}"
+    manager.create_stream("mortal", stream, 4)
+    with Load(mortal.controller, "mortal", stream, rate=1000) as load:
+        for _ in range(4):
+            load.wait_for_progress(300)
+            old = mortal.kill("segmentstore-0")
+            mortal.wait_for_successor("segmentstore-0", old)
+        load.finish()
