@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 cluster_app = typer.Typer(
     help="Look at the members and containers of a cluster, as Redis has them.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 

@@ -15,7 +15,10 @@ FEED_ALL: Final = "anabranch.feed.>"
 CONNECT_WAIT_S: Final = 1.0
 
 events_app = typer.Typer(
-    help="Follow what the cluster does.", no_args_is_help=True, rich_markup_mode=None
+    help="Follow what the cluster does.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
 

@@ -6,6 +6,7 @@ loss, doubling and reordering at once; at the end all that was acknowledged must
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -85,7 +86,7 @@ class Program:
                 if line["t"] >= after:
                     moments.append(line["t"])
         moments.append(time.monotonic())
-        return max(b - a for a, b in zip(moments, moments[1:], strict=False))
+        return max(b - a for a, b in itertools.pairwise(moments))
 
 
 class Load:

@@ -16,7 +16,7 @@ def test_help_lists_the_commands_of_every_distribution() -> None:
     """A newcomer would not find `standalone`."""
     result = CliRunner().invoke(main.app, ["--help"])
     assert result.exit_code == 0
-    assert {"cluster", "events", "standalone"} <= set(result.output.split())
+    assert {"cluster", "events", "scope", "standalone", "stream"} <= set(result.output.split())
 
 
 def test_a_command_that_cannot_load_is_named_and_hides_no_other(monkeypatch, capsys) -> None:
