@@ -294,7 +294,10 @@ def _problem(
     leaves: Mapping[FieldPath, _Leaf],
     settings_class: type[Settings],
 ) -> str:
+    expected = str(detail["msg"]).removeprefix("Value error, ")
     location = tuple(str(part) for part in detail["loc"])
+    if not location:  # a rule over several fields
+        return expected
     # A wrong item of a list is reported below its field.
     path = location
     while path and path not in leaves and path not in given:
@@ -308,6 +311,5 @@ def _problem(
     if detail["type"] == "missing":
         variable = environment_prefix(settings_class.service) + NESTING.join(path).upper()
         return f"{name} is required: give {flag} or {variable}"
-    expected = str(detail["msg"]).removeprefix("Value error, ")
     expected = expected[:1].lower() + expected[1:]
     return f"{name} = {detail['input']!r} ({origin}): {expected}"

@@ -1,0 +1,1 @@
+"""The tierer's way to NATS and to the segment stores."""

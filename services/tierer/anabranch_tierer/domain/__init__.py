@@ -1,0 +1,1 @@
+"""What the tierer decides, without doing it."""
