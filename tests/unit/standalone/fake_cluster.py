@@ -16,6 +16,7 @@ from pathlib import Path
 from anabranch_cli.addresses import ClusterFile
 from anabranch_cli.output import Problem, fail
 from anabranch_kit.adapters.system_clock import SystemClock
+from anabranch_kit.ports.registry import Member, Registry
 from anabranch_standalone import supervisor
 from anabranch_standalone.children import ChildSpec
 from anabranch_standalone.data_directory import DataDirectory
@@ -66,7 +67,10 @@ class FakeCluster:
     def listeners(self) -> dict[str, int]:
         return {}
 
-    async def lacks(self, registry: object, pids: dict[str, int]) -> list[str]:
+    async def lacks(self, registry: Registry, pids: dict[str, int]) -> list[str]:
+        for name, pid in pids.items():
+            member = Member(name, f"run-{pid}", "tierer", "127.0.0.1", 0, 0, pid)
+            await registry.announce(member, lease_ms=600_000)
         ups = [name for name in pids if not (self.data.path / f"{name}.up").exists()]
         return [f"{name} is not up" for name in ups]
 
@@ -76,9 +80,22 @@ class FakeCluster:
         )
 
 
+class TellingRegistry(MemoryRegistry):
+    """Writes down who was struck off."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(SystemClock())
+        self._path = path
+
+    async def withdraw(self, member: Member) -> None:
+        await super().withdraw(member)
+        with self._path.open("a") as file:
+            file.write(f"{member.id} {member.pid}\n")
+
+
 async def run(cluster: FakeCluster) -> None:
-    clock = SystemClock()
-    await Supervisor(cluster, MemoryRegistry(clock), clock=clock).run()
+    registry = TellingRegistry(cluster.data.path / "withdrawn")
+    await Supervisor(cluster, registry, clock=SystemClock()).run()
 
 
 def main() -> None:

@@ -110,6 +110,15 @@ def test_starts_a_killed_child_again_and_says_so(start) -> None:
     assert f"fragile (pid {before['fragile']}) was ended by SIGKILL" in err
 
 
+def test_a_dead_member_is_struck_off_the_registry_at_once(start) -> None:
+    """Clients would be sent to a dead process until its lease runs out."""
+    run = start("fragile=stay", "steady=stay")
+    pid = run.pids()["fragile"]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: run.pids()["fragile"] != pid)
+    assert (run.data / "withdrawn").read_text() == f"fragile {pid}\n"
+
+
 def test_children_die_with_a_killed_supervisor_and_the_data_is_free_again(start) -> None:
     """After kill -9 the next start would find the ports or the data directory taken."""
     run = start("one=stay", "two=stubborn")
