@@ -81,12 +81,26 @@ def memory(
 ) -> None:
     """Show the proportional set size (PSS) of each process of a standalone cluster."""
     path = cluster or Path(os.environ.get("ANABRANCH_CLUSTER", "anabranch-data/cluster.json"))
+    file = read_cluster_file(path)
+    pids = {"supervisor": _supervisor(Path(file.data)), **file.pids}
     rows = [
         {"process": name, "pid": pid, "pss_mb": round(pss_bytes(pid) / 1e6, 1)}
-        for name, pid in read_cluster_file(path).pids.items()
+        for name, pid in pids.items()
     ]
     total = round(sum(float(str(row["pss_mb"])) for row in rows), 1)
     emit([*rows, {"process": "total", "pid": None, "pss_mb": total}], output)
+
+
+def _supervisor(data: Path) -> int:
+    """The lock of the data directory names the process that holds it."""
+    try:
+        return int((data / "LOCK").read_text())
+    except (OSError, ValueError) as error:
+        raise Problem(
+            f"{data} names no running cluster: {error}",
+            hint="this works for a standalone cluster of this machine",
+            code=ExitCode.NOT_FOUND,
+        ) from error
 
 
 def pss_bytes(pid: int) -> int:
