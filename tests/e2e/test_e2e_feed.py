@@ -63,7 +63,7 @@ def test_a_busy_stream_splits_by_itself_and_says_why(
     module, manager = client.module, client.manager
     policy = getattr(module, "StreamScalingPolicy.auto_scaling_policy_by_event_rate")(100, 2, 1)
     forever = getattr(module, "StreamRetentionPolicy.none")()
-    tags = ["anabranch.scale.window=2", "anabranch.scale.cooldown=2"]
+    tags = ["anabranch.scale.window=2s", "anabranch.scale.cooldown=2s"]
     manager.create_stream_with_policy(scope, "busy", policy, forever, tags)
     with Load(cluster.controller, scope, "busy", keys=50, rate=500) as load:
         wait_until(lambda: len(control.segments(scope, "busy")) >= 2, 30.0, "a first split")
