@@ -192,8 +192,17 @@ class SegmentContainer(Protocol):
     ) -> Sequence[TableEntry | None]: ...
 
     async def table_iterate(
-        self, segment: str, *, count: int, token: bytes, low: bytes, high: bytes
-    ) -> TablePage: ...
+        self,
+        segment: str,
+        *,
+        count: int,
+        token: bytes,
+        low: bytes,
+        high: bytes,
+        keys_only: bool = False,
+    ) -> TablePage:
+        """`keys_only` leaves the values out (empty), and does not read them."""
+        ...
 
     async def table_delta(self, segment: str, *, position: int, count: int) -> TableDelta: ...
 

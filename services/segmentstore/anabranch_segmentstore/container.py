@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
+from anabranch_events.bus import ChunkAnswer, ChunkReport
 from anabranch_kit.ports.clock import Clock
 from anabranch_kit.ports.object_store import ObjectStore
 
@@ -69,10 +70,12 @@ from anabranch_segmentstore.domain.state import ContainerState, Segment
 from anabranch_segmentstore.domain.tables import FIXED_KEY_LENGTH_MAX
 from anabranch_segmentstore.group_commit import BUSY_BYTES_DEFAULT, Batch, GroupCommit, resolver
 from anabranch_segmentstore.load import LoadBook, SegmentTaken
-from anabranch_segmentstore.ports import ContainerId, DurableLog
+from anabranch_segmentstore.ports import ContainerId, DurableLog, TieringBus
 from anabranch_segmentstore.reads import SegmentReader, SegmentVanished
-from anabranch_segmentstore.recovery import recover
+from anabranch_segmentstore.recovery import Recovered, recover
 from anabranch_segmentstore.table_requests import TableRequests
+from anabranch_segmentstore.tiering import Tiering, TieringSettings
+from anabranch_segmentstore.upkeep import Upkeep
 
 T = TypeVar("T")
 HELD_READS_MAX: Final = 100_000
@@ -106,18 +109,21 @@ class Container:
     cache: BlockCache
     objects: ObjectStore | None
     settings: ContainerSettings
-    state: ContainerState
+    recovered: InitVar[Recovered]
+    state: ContainerState = field(init=False)
     load: LoadBook = field(init=False)
     reader: SegmentReader = field(init=False)
     tables: TableRequests = field(init=False)
     commits: GroupCommit = field(init=False)
-    on_settled: Callable[[], None] | None = None
+    upkeep: Upkeep = field(init=False)
+    tiering: Tiering | None = None
     _held: dict[int, list[HeldRead]] = field(default_factory=dict)
     _held_count: int = 0
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
     _reason: Exception | None = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, recovered: Recovered) -> None:
+        self.state = recovered.state
         self.load = LoadBook()
         self.reader = SegmentReader(self.id, self.log, self.objects, self.cache)
         self.tables = TableRequests(self)
@@ -128,8 +134,34 @@ class Container:
             ended=self._end,
             busy_bytes=self.settings.busy_bytes,
         )
+        self.upkeep = Upkeep(self, recovered)
 
     # --- life ---
+
+    async def run(self) -> Exception:
+        """Snapshots, tiering and cuts of the log until the container ended; why it did.
+
+        Whoever opened the container runs this in a task of its own. The container serves
+        without it, and its log grows.
+        """
+        try:
+            await self.upkeep.run(self.tiering)
+        except Exception as error:  # noqa: BLE001 - the edge of the container's failure domain
+            self.fail(error)
+        return await self.wait_ended()
+
+    def start_tiering(self, bus: TieringBus, settings: TieringSettings | None = None) -> None:
+        """Before `run`: move bytes to tier 2. Its reports go to `chunk_report`."""
+        self.tiering = Tiering(self, bus, settings or TieringSettings())
+
+    async def chunk_report(self, report: ChunkReport) -> ChunkAnswer:
+        """Answer a worker; "not-owner" when this container cannot know (any more)."""
+        if self.tiering is None or self._reason is not None:
+            return ChunkAnswer("not-owner", "the container does not run here")
+        try:
+            return await self.tiering.report(report)
+        except ContainerStopped as stopped:
+            return ChunkAnswer("not-owner", str(stopped))
 
     async def wait_ended(self) -> Exception:
         """Until the container ended; the reason: LogFenced, LogFailed, a bug, or a stop."""
@@ -560,8 +592,6 @@ class Container:
         if self._held:
             for run in batch.runs:
                 self._wake(run.segment, "data")
-        if self.on_settled is not None:
-            self.on_settled()
 
     def _settle_created(self, number: int) -> None:
         segment = self.state.segments_by_id.get(number)

@@ -134,8 +134,9 @@ class GroupCommit:
         self.failure: Exception | None = None
         self.durable_position: int = log.last_position
         self.pending_bytes = 0
-        self.is_held_back = False  # by tier 2 or a full log, see Container
+        self.is_held_back = False  # too much waits for tier 2 (tiering.py)
         self.frames_count = 0
+        self.frames_bytes = 0
 
     # --- what the container calls ---
 
@@ -209,10 +210,12 @@ class GroupCommit:
 
     async def drain(self) -> None:
         """Until all that was accepted is durable, or failed."""
-        while self._queue or self._in_flight:
+        while self.failure is None and (self._queue or self._in_flight):
             waiter: asyncio.Future[None] = self._loop.create_future()
             self.reply(resolver(waiter), None)
-            await waiter
+            await asyncio.wait([waiter])
+            if waiter.exception() is not None:
+                return
 
     # --- the pump ---
 
@@ -274,6 +277,7 @@ class GroupCommit:
             if batch.position:
                 self.durable_position = batch.position
                 self.frames_count += 1
+                self.frames_bytes += batch.length
             self.pending_bytes -= batch.pending_bytes
             try:
                 self._settle(batch)

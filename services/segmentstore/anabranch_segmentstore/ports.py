@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, NewType, Protocol
 
+from anabranch_events.bus import DeleteOrder, FlushOrder
+
 LogPosition = NewType("LogPosition", int)
 Epoch = NewType("Epoch", int)
 ContainerId = NewType("ContainerId", int)
@@ -130,3 +132,11 @@ class LogStore(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class TieringBus(Protocol):
+    """How a container reaches the tierers. Raises BusUnavailable; the container asks again."""
+
+    async def order_flush(self, order: FlushOrder) -> None: ...
+
+    async def order_deletion(self, order: DeleteOrder) -> None: ...

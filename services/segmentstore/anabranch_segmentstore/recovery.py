@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from anabranch_segmentstore.domain.frames import decode_frame
 from anabranch_segmentstore.domain.operations import TableChanged
 from anabranch_segmentstore.domain.snapshot import decode_snapshot
@@ -9,23 +11,35 @@ from anabranch_segmentstore.domain.state import ContainerState
 from anabranch_segmentstore.ports import DurableLog, Frame
 
 
-async def recover(log: DurableLog) -> ContainerState:
+class Recovered(NamedTuple):
+    """`snapshot_position` is 0 without a snapshot; frames and bytes are those behind it."""
+
+    state: ContainerState
+    snapshot_position: int
+    frames_count: int
+    frames_bytes: int
+
+
+async def recover(log: DurableLog) -> Recovered:
     """Replay the newest snapshot and every frame behind it.
 
     Raises LogDamaged, and OperationsDamaged for intact bytes that this release cannot read.
     """
     state = ContainerState()
-    last = 0
+    last, snapshot_position, frames_count, frames_bytes = 0, 0, 0, 0
     async for frame in log.replay():
         assert frame.position > last, "the log replays in order"
         last = frame.position
         if frame.is_snapshot:
             state = decode_snapshot(frame.payload)
+            snapshot_position, frames_count, frames_bytes = frame.position, 0, 0
         else:
             replay_frame(state, frame)
+            frames_count += 1
+            frames_bytes += len(frame.payload)
     assert last <= log.last_position, "the log replayed more than it holds"
     state.settle_all()
-    return state
+    return Recovered(state, snapshot_position, frames_count, frames_bytes)
 
 
 def replay_frame(state: ContainerState, frame: Frame) -> None:

@@ -31,6 +31,7 @@ from anabranch_segmentstore.domain.tables import (
     PAGE_BYTES_MAX,
     Located,
     Record,
+    RecordsDamaged,
     TableIndex,
     check_entry_lengths,
     check_version_numbers,
@@ -144,6 +145,7 @@ class TableRequests:
             return segment, segment.length
 
         segment, end = await self._container.look(name, look)
+        # Also for a position that is inside of a record (wire-protocol.md 7.7).
         nothing = TableDelta([], should_clear=False, reached_end=True, last_position=0)
         if position == end or count <= 0:
             return nothing
@@ -155,14 +157,20 @@ class TableRequests:
             data = await self._container.reader.read_exactly(
                 segment, last, min(end, last + DELTA_READ_LENGTH)
             )
-            chunk_start = last
-            for record in records(data, chunk_start, cut=True):
-                _take_record(entries, record, data, chunk_start)
-                last = record.end
-                read_bytes += record.end - record.offset
-                if len(entries) >= count or read_bytes >= PAGE_BYTES_MAX:
-                    break
-            assert last > chunk_start, "a record is shorter than what is read at once"
+            block_start = last
+            try:
+                for record in records(data, block_start, cut=True):
+                    _take_record(entries, record, data, block_start)
+                    last = record.end
+                    read_bytes += record.end - record.offset
+                    if len(entries) >= count or read_bytes >= PAGE_BYTES_MAX:
+                        break
+            except RecordsDamaged:
+                is_inside_a_record = True
+            else:
+                is_inside_a_record = last == block_start
+            if is_inside_a_record:
+                return nothing
         return TableDelta(
             list(entries.values()),
             should_clear=position < segment.start_offset,

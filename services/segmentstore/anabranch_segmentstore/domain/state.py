@@ -60,6 +60,7 @@ class Segment:
     last_modified_ms: int = 0
     extents: Extents = field(default_factory=Extents)
     position: int = 0
+    untiered_bytes: int = 0
     durable_length: int = 0
     is_durably_created: bool = False
     is_durably_sealed: bool = False
@@ -84,6 +85,7 @@ class ContainerState:
     ledger: ChunkLedger = field(default_factory=ChunkLedger)
     log_cut_before: int = 0
     untiered_bytes: int = 0
+    untiered_segments: dict[SegmentId, None] = field(default_factory=dict)  # an ordered set
     _untiered: dict[int, int] = field(default_factory=dict)  # frame -> bytes that only it has
     _untiered_frames: deque[int] = field(default_factory=deque)  # ascending, emptied lazily
 
@@ -149,7 +151,7 @@ class ContainerState:
                 self._truncate(segment, operation.offset)
             case SegmentDeleted():
                 segment = self.segments_by_id[operation.segment]
-                self._drop(segment.extents.all())
+                self._drop(segment, segment.extents.all())
                 self._forget(segment)
             case SegmentMerged():
                 segment = self._merge(operation, position)
@@ -199,7 +201,10 @@ class ContainerState:
         self.segments_by_id[segment.id] = segment
         for extent in segment.extents.all():
             if type(extent.place) is LogPlace:
-                self._count_untiered(extent.place.position, extent.end - extent.start)
+                length = extent.end - extent.start
+                position = extent.place.position
+                self._untiered[position] = self._untiered.get(position, 0) + length
+                self._count_untiered(segment, length)
             elif type(extent.place) is ChunkPlace:
                 self.ledger.refer(extent.place.object_name)
 
@@ -224,7 +229,7 @@ class ContainerState:
     def _truncate(self, segment: Segment, offset: int) -> None:
         assert segment.start_offset <= offset <= segment.length, "truncated outside of the segment"
         segment.start_offset = offset
-        self._drop(segment.extents.drop_before(offset))
+        self._drop(segment, segment.extents.drop_before(offset))
 
     def _merge(self, operation: SegmentMerged, position: int) -> Segment:
         target = self.segments_by_id[operation.target]
@@ -234,6 +239,9 @@ class ContainerState:
         if source.length > 0:
             # No byte moves: the places of the source's bytes are now those of the target's.
             target.extents.take(source.extents)
+            if source.untiered_bytes:
+                target.untiered_bytes += source.untiered_bytes
+                self.untiered_segments[target.id] = None
             self._remember_merged(source.name, target.id)
         source.position = position
         self._forget(source)
@@ -248,6 +256,7 @@ class ContainerState:
         segment.is_deleted = True
         del self.segments[segment.name]
         del self.segments_by_id[segment.id]
+        self.untiered_segments.pop(segment.id, None)
 
     def _journal_chunk(self, operation: ChunkJournalled) -> None:
         """Ranges that were truncated, deleted or merged away meanwhile are passed over."""
@@ -258,7 +267,7 @@ class ContainerState:
             if segment is not None and covers(segment, part.offset, part.length):
                 chunk = ChunkPlace(operation.object_name, offset, part.length, crc)
                 for extent in segment.extents.replace(part.offset, chunk):
-                    self._release_log(extent)
+                    self._release_log(segment, extent)
                 self.ledger.refer(operation.object_name)
             offset += part.length
         self.ledger.condemn_if_unused(operation.object_name)
@@ -267,7 +276,7 @@ class ContainerState:
 
     def _add_data(self, segment: Segment, length: int, position: int, data_offset: int) -> None:
         segment.extents.append(LogPlace(position, data_offset), length)
-        self.untiered_bytes += length
+        self._count_untiered(segment, length)
         untiered = self._untiered
         if position in untiered:
             untiered[position] += length
@@ -275,15 +284,21 @@ class ContainerState:
             untiered[position] = length
             self._untiered_frames.append(position)
 
-    def _count_untiered(self, position: int, length: int) -> None:
-        self._untiered[position] = self._untiered.get(position, 0) + length
+    def _count_untiered(self, segment: Segment, length: int) -> None:
+        if not segment.untiered_bytes:
+            self.untiered_segments[segment.id] = None
+        segment.untiered_bytes += length
         self.untiered_bytes += length
 
-    def _release_log(self, extent: Extent) -> None:
+    def _release_log(self, segment: Segment, extent: Extent) -> None:
         place = extent.place
         assert type(place) is LogPlace, "only the log is released"
         length = extent.end - extent.start
         self.untiered_bytes -= length
+        segment.untiered_bytes -= length
+        assert segment.untiered_bytes >= 0, "more bytes of a segment left the log than it had"
+        if not segment.untiered_bytes:
+            self.untiered_segments.pop(segment.id, None)
         remaining = self._untiered[place.position] - length
         assert remaining >= 0, "more bytes left a frame than it held"
         if remaining:
@@ -291,12 +306,12 @@ class ContainerState:
         else:
             del self._untiered[place.position]
 
-    def _drop(self, extents: Sequence[Extent]) -> None:
+    def _drop(self, segment: Segment, extents: Sequence[Extent]) -> None:
         for extent in extents:
             if type(extent.place) is ChunkPlace:
                 self.ledger.drop(extent.place.object_name)
             else:
-                self._release_log(extent)
+                self._release_log(segment, extent)
 
 
 def covers(segment: Segment, offset: int, length: int) -> bool:

@@ -183,8 +183,9 @@ def records(data: bytes | memoryview, base: int, *, cut: bool = False) -> Iterat
             if cut:
                 return
             raise RecordsDamaged(base + position)
-        version, key_length, value_length, _ = _HEADER.unpack_from(data, position)
-        if version != 0 or not 1 <= key_length <= KEY_LENGTH_MAX or value_length < _REMOVAL:
+        kind, key_length, value_length, version = _HEADER.unpack_from(data, position)
+        is_record = kind == 0 and version == NO_VERSION
+        if not is_record or not 1 <= key_length <= KEY_LENGTH_MAX or value_length < _REMOVAL:
             raise RecordsDamaged(base + position)
         key_start = position + HEADER_LENGTH
         end = key_start + key_length + max(value_length, 0)
