@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import structlog
 from anabranch_wire import commands as c
@@ -198,8 +198,8 @@ class SegmentStoreConnection(asyncio.BufferedProtocol):
     # --- called by the event loop ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport), "TCP gives one that reads and writes"
-        self._transport = transport
+        # TCP gives one that reads and writes; uvloop's is no subclass of asyncio.Transport.
+        self._transport = cast(asyncio.Transport, transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._splitter.get_buffer(sizehint)
