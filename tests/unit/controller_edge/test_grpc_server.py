@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import grpc
@@ -26,37 +26,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 STREAM = pb.StreamInfo(scope="s", stream="x")
 
 
-class ToldController:
-    """Answers each method with what the test put under its name: a value, or an exception."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Any] = {}
-        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
-
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        async def method(*arguments: Any, **named: Any) -> Any:
-            self.calls.append((name, arguments, named))
-            answer = self.answers[name]
-            if isinstance(answer, list):
-                answer = answer.pop(0) if len(answer) > 1 else answer[0]
-            if isinstance(answer, Exception):
-                raise answer
-            return await answer() if callable(answer) else answer
-
-        return method
-
-
-@pytest.fixture
-def controller() -> ToldController:
-    return ToldController()
-
-
 async def _endpoints() -> list[Endpoint]:
     return [Endpoint("127.0.0.1", 9090), Endpoint("127.0.0.2", 9091)]
 
 
 @pytest.fixture
-async def channel(controller: ToldController) -> AsyncIterator[grpc.aio.Channel]:
+async def channel(controller: Any) -> AsyncIterator[grpc.aio.Channel]:
     service = GrpcService(controller, _endpoints)
     server = GrpcServer(service, clock=SystemClock(), instance="here", hold_s=1.0)
     port = await server.start("127.0.0.1", 0)
@@ -76,7 +51,7 @@ async def _code(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
     return caught.value.code(), caught.value.details() or ""
 
 
-async def test_outcome_travels_in_band(controller: ToldController, stub: Any) -> None:
+async def test_outcome_travels_in_band(controller: Any, stub: Any) -> None:
     """A scope that exists is an answer, not an error: clients return False for it."""
     controller.answers["create_scope"] = "SCOPE_EXISTS"
     reply = await stub.createScope(pb.ScopeInfo(scope="s"))
@@ -96,16 +71,14 @@ async def test_outcome_travels_in_band(controller: ToldController, stub: Any) ->
     ],
 )
 async def test_each_error_has_its_code(
-    controller: ToldController, stub: Any, error: Exception, code: grpc.StatusCode
+    controller: Any, stub: Any, error: Exception, code: grpc.StatusCode
 ) -> None:
     """The code alone decides whether a client gives up at once or retries for a minute."""
     controller.answers["current_segments"] = error
     assert await _code(stub.getCurrentSegments(STREAM)) == (code, str(error))
 
 
-async def test_a_bug_is_internal_and_keeps_its_text_here(
-    controller: ToldController, stub: Any
-) -> None:
+async def test_a_bug_is_internal_and_keeps_its_text_here(controller: Any, stub: Any) -> None:
     """A client must not learn our insides, and the server must go on."""
     controller.answers["current_segments"] = KeyError("secret")
     code, text = await _code(stub.getCurrentSegments(STREAM))
@@ -114,9 +87,7 @@ async def test_a_bug_is_internal_and_keeps_its_text_here(
     assert not (await stub.getCurrentSegments(STREAM)).segmentRanges
 
 
-async def test_call_is_held_while_a_dependency_restarts(
-    controller: ToldController, stub: Any
-) -> None:
+async def test_call_is_held_while_a_dependency_restarts(controller: Any, stub: Any) -> None:
     """A client that is refused comes back after eleven seconds; one that is held, at once."""
     away = errors.Unavailable("event log", "connecting")
     controller.answers["scope_exists"] = [away, away, True]
@@ -124,7 +95,7 @@ async def test_call_is_held_while_a_dependency_restarts(
     assert len(controller.calls) == 3
 
 
-async def test_holding_ends(controller: ToldController, stub: Any) -> None:
+async def test_holding_ends(controller: Any, stub: Any) -> None:
     """A dependency that stays away must not hang a client for ever."""
     controller.answers["scope_exists"] = errors.Unavailable("event log", "connecting")
     code, _ = await _code(stub.checkScopeExists(pb.ScopeInfo(scope="s")))
@@ -147,9 +118,7 @@ async def test_request_without_names_is_a_bad_argument(stub: Any, name: str) -> 
     assert code is expected
 
 
-async def test_listing_ends_with_an_empty_page_that_has_a_token(
-    controller: ToldController, stub: Any
-) -> None:
+async def test_listing_ends_with_an_empty_page_that_has_a_token(controller: Any, stub: Any) -> None:
     """Without the token message the Python client drops the page and shows an empty list."""
     controller.answers["list_streams"] = [
         Page("SUCCESS", ("a", "b"), "b"),
@@ -165,9 +134,7 @@ async def test_listing_ends_with_an_empty_page_that_has_a_token(
     assert controller.calls[-1] == ("list_streams", ("s", "b"), {})
 
 
-async def test_token_is_left_out_when_there_is_no_scope(
-    controller: ToldController, stub: Any
-) -> None:
+async def test_token_is_left_out_when_there_is_no_scope(controller: Any, stub: Any) -> None:
     """As recorded: the status says it all."""
     controller.answers["list_tables"] = Page("SCOPE_NOT_FOUND", (), "")
     request = pb.KVTablesInScopeRequest(scope=pb.ScopeInfo(scope="s"))
@@ -177,7 +144,7 @@ async def test_token_is_left_out_when_there_is_no_scope(
 
 
 async def test_scale_translates_ranges_and_names_the_epoch_before(
-    controller: ToldController, stub: Any
+    controller: Any, stub: Any
 ) -> None:
     """checkScale is asked with this epoch; another one never reports success."""
     created = SegmentRange(1 << 32 | 1, 0.0, 1.0)
@@ -192,7 +159,7 @@ async def test_scale_translates_ranges_and_names_the_epoch_before(
     assert [(one.low, one.high) for one in named["ranges"]] == [(0.0, 1.0)]
 
 
-async def test_both_spellings_of_successors_answer(controller: ToldController, stub: Any) -> None:
+async def test_both_spellings_of_successors_answer(controller: Any, stub: Any) -> None:
     """Older clients call the misspelled rpc."""
     controller.answers["successors"] = ()
     request = pb.SegmentId(streamInfo=STREAM, segmentId=1)
@@ -228,7 +195,7 @@ async def test_health_and_reflection_answer(channel: grpc.aio.Channel) -> None:
         assert SERVICE_NAME in names
 
 
-async def test_taken_port_is_named(controller: ToldController) -> None:
+async def test_taken_port_is_named(controller: Any) -> None:
     """Two servers on one port would answer in turns from different clusters."""
     service = GrpcService(controller, _endpoints)
     first = GrpcServer(service, clock=SystemClock(), instance="a")
@@ -240,7 +207,7 @@ async def test_taken_port_is_named(controller: ToldController) -> None:
     await first.stop()
 
 
-async def test_client_that_hangs_up_ends_its_call(controller: ToldController, stub: Any) -> None:
+async def test_client_that_hangs_up_ends_its_call(controller: Any, stub: Any) -> None:
     """Held calls of clients that are gone would pile up to the limit of calls."""
     entered, ended = asyncio.Event(), asyncio.Event()
 
