@@ -1,0 +1,1 @@
+"""The main job: a night of taxi rides that splits and merges a stream."""
