@@ -190,15 +190,20 @@ class SegmentStoreClient:
     async def merge_segments_batch(
         self, target: str, sources: Sequence[str]
     ) -> tuple[c.MergedSource, ...]:
-        """Merge the sources, in order, and delete them. Those that are gone are skipped."""
+        """Merge the sources, in order, and delete them. Those that are gone are skipped.
+
+        A sealed target is Refused.
+        """
         request = c.MergeSegmentsBatch(0, target, tuple(sources), self._token())
-        return (await self._ask(target, request, (c.SegmentsBatchMerged,))).merged
+        reply = await self._ask(target, request, (c.SegmentsBatchMerged,), (c.SegmentIsSealed,))
+        return reply.merged
 
     async def update_segment_policy(
         self, segment: str, *, scale_type: int, target_rate: int
     ) -> None:
+        """A sealed segment is Refused."""
         request = c.UpdateSegmentPolicy(0, segment, target_rate, scale_type, self._token())
-        await self._ask(segment, request, (c.SegmentPolicyUpdated,))
+        await self._ask(segment, request, (c.SegmentPolicyUpdated,), (c.SegmentIsSealed,))
 
     async def segment_info(self, segment: str) -> c.StreamSegmentInfo:
         request = c.GetStreamSegmentInfo(0, segment, self._token())
