@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 import pytest
 from anabranch_segmentstore.adapters.memory_log import MemoryLog, MemoryLogStore
-from anabranch_segmentstore.api import NO_EVENT, Append, Appended, AppendOutcome
+from anabranch_segmentstore.api import Append, Appended, AppendOutcome
 from anabranch_segmentstore.cache import BlockCache
 from anabranch_segmentstore.container import Container, ContainerSettings, open_container
 from anabranch_segmentstore.ports import ContainerId
@@ -122,7 +123,7 @@ class Rig:
         )
 
 
-async def make_rig(
+async def open_rig(
     *,
     cache_bytes: int = 1 << 20,
     settings: ContainerSettings | None = None,
@@ -142,9 +143,19 @@ async def make_rig(
 
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
-    rig = await make_rig()
+    rig = await open_rig()
     yield rig
     await rig.container.stop()
 
 
-__all__ = ["NO_EVENT", "SEGMENT", "WRITER", "ManualClock", "Rig", "make_rig"]
+@pytest.fixture(name="make_rig")
+async def make_rig_fixture() -> AsyncIterator[Callable[..., Awaitable[Rig]]]:
+    made: list[Rig] = []
+
+    async def make(**arguments: Any) -> Rig:
+        made.append(await open_rig(**arguments))
+        return made[-1]
+
+    yield make
+    for rig in made:
+        await rig.container.stop()
