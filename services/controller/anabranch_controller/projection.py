@@ -124,6 +124,9 @@ class Projection:
         """Call `observer` with each key that a message changed, after it is folded."""
         self._observers.append(observer)
 
+    def forget(self, observer: Observer) -> None:
+        self._observers.remove(observer)
+
     def apply(self, record: Record) -> None:
         if record.sequence <= self.position:
             return
@@ -186,23 +189,17 @@ class Projection:
             match event:
                 case StreamReserved(stream=name) | StreamReleased(stream=name):
                     yield from self._settle(key.scope, "stream", name)
+                    yield StreamKey(key.scope, name)
                 case GroupReserved(group=name) | GroupReleased(group=name):
                     yield from self._settle(key.scope, "group", name)
+                    yield GroupKey(key.scope, name)
                 case TableReserved(table=name) | TableReleased(table=name):
                     yield from self._settle(key.scope, "table", name)
-                case WorkTakenOver():
-                    for other in self._reservations(key.scope):
-                        yield from self._settle(other.scope, other.kind, other.name)
-                case ScopeCreated() | ScopeDeletionStarted() | ScopeDeleted():
+                    yield TableKey(key.scope, name)
+                case ScopeCreated() | ScopeDeletionStarted() | ScopeDeleted() | WorkTakenOver():
                     pass
                 case _:
                     assert_never(event)
-
-    def _reservations(self, scope: str) -> list[ReservationKey]:
-        """Those of the scope whose things are not there."""
-        return [
-            key for key in self.open_work if isinstance(key, ReservationKey) and key.scope == scope
-        ]
 
     def _fold_transaction(self, batch: TransactionBatch, record: Record) -> Iterator[Key]:
         key = TransactionKey(*_names(record.subject))
@@ -263,19 +260,20 @@ class Projection:
                 del self._completed[key.stream_key]
 
     def _settle(self, scope_name: str, kind: Kind, name: str) -> Iterator[Key]:
-        """Does the directory's entry have its thing? If not, that is open work."""
+        """Is what the directory says so? If not, it is work: for the author of a reservation
+        to create the thing, for who deleted the thing to release its name."""
         key = ReservationKey(scope_name, kind, name)
         scope = self.scopes.get(scope_name)
         entry = None if scope is None else scope.reservation(kind, name)
-        if entry is None or self._is_settled(scope_name, kind, name, entry.incarnation):
+        thing = self.thing(scope_name, kind, name)
+        if entry is None:
             self._note(key, None)
-        else:
+        elif thing is None or thing.incarnation != entry.incarnation:
             self._note(key, entry.owner)
             yield key
-
-    def _is_settled(self, scope: str, kind: Kind, name: str, incarnation: str) -> bool:
-        thing = self.thing(scope, kind, name)
-        return thing is not None and thing.exists and thing.incarnation == incarnation
+        else:
+            self._note(key, None if thing.exists else thing.owner)
+            yield key
 
     def _note(self, key: Key, owner: str | None) -> None:
         if owner is None:

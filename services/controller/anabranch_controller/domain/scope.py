@@ -30,7 +30,8 @@ Reserved = StreamReserved | GroupReserved | TableReserved
 
 
 class Reservation(msgspec.Struct, frozen=True):
-    """`owner` is the instance that is expected to create the thing."""
+    """`owner` is the instance that is expected to create the thing; when it is gone, anybody
+    may, and the sequence of the thing's own subject judges who was first."""
 
     request: Reserved
     owner: str
@@ -105,29 +106,11 @@ def evolve(scope: Scope | None, event: ScopeEvent, *, by: str) -> Scope:
             return replace(scope, stage="deleting", owner=by)
         case ScopeDeleted():
             return Scope(scope.name, scope.incarnation, "deleted", by)
-        case WorkTakenOver(silent=silent):
-            return _taken_over(scope, silent, by)
+        case WorkTakenOver():
+            return replace(scope, owner=by)
         case _:
             assert_never(event)
 
 
 def _without(directory: dict[str, Reservation], name: str) -> dict[str, Reservation]:
     return {key: value for key, value in directory.items() if key != name}
-
-
-def _taken_over(scope: Scope, silent: str, by: str) -> Scope:
-    """All that was open under the silent instance is now under this one."""
-
-    def passed_on(directory: dict[str, Reservation]) -> dict[str, Reservation]:
-        return {
-            name: Reservation(entry.request, by) if entry.owner == silent else entry
-            for name, entry in directory.items()
-        }
-
-    return msgspec.structs.replace(
-        scope,
-        owner=by if scope.owner == silent else scope.owner,
-        streams=passed_on(scope.streams),
-        groups=passed_on(scope.groups),
-        tables=passed_on(scope.tables),
-    )

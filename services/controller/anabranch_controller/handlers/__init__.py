@@ -1,0 +1,1 @@
+"""The calls of the api: load, decide, append, and wait for the end where the call says so."""
