@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import nats.errors
 import pytest
 from anabranch_events import subjects
-from anabranch_kit.adapters.jetstream_event_store import JetStreamEventStore
+from anabranch_kit.adapters.jetstream_event_store import ATTEMPT_TIMEOUT_S, JetStreamEventStore
 from anabranch_kit.adapters.nats_bus import connect_nats
 from anabranch_kit.adapters.system_clock import SystemClock
 from anabranch_kit.ports.event_store import (
@@ -232,3 +232,23 @@ async def test_closed_connection_ends_a_follower_with_an_error() -> None:
         await client.close()
         with pytest.raises(EventStoreUnavailable, match="closed"):
             await waiting
+
+
+async def test_paused_server_neither_doubles_nor_loses() -> None:
+    """An append whose answer comes too late would be stored twice or reported as failed."""
+    async with _jetstream() as subject:
+        assert subject.server is not None
+        if not subject.server.can_restart:
+            pytest.skip("the server is not ours to pause")
+        one = await append(subject.store, "one", 0)
+        subject.server.pause()
+        try:
+            waiting = asyncio.create_task(append(subject.store, "two", one))
+            # Longer than one attempt, so that the message is sent at least twice.
+            await asyncio.sleep(ATTEMPT_TIMEOUT_S + 0.5)
+            assert not waiting.done()
+        finally:
+            subject.server.resume()
+        two = await asyncio.wait_for(waiting, 10)
+        assert await subject.store.end() == two == one + 1
+        assert [record.payload for record in await take(subject.store, 2)] == [b"one", b"two"]

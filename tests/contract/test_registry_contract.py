@@ -256,3 +256,20 @@ async def test_outage_is_an_error_and_its_end_a_change(subject: Subject) -> None
         assert await subject.registry.members() == [member("second")]
     finally:
         watcher.cancel()
+
+
+async def test_silent_server_is_an_error_and_not_a_hang(valkey_server: Server) -> None:
+    """A service would stand still with a registry that takes calls and never answers."""
+    if isinstance(valkey_server, ExternalServer):
+        pytest.skip("the server is not ours to pause")
+    registry = RedisRegistry(valkey_server.url, clock=SystemClock())
+    await registry.announce(member(), lease_ms=60_000)
+    valkey_server.pause()
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises(RegistryUnavailable, match=valkey_server.url):
+                await registry.members()
+    finally:
+        valkey_server.resume()
+    assert await registry.members() == [member()]
+    await registry.close()
