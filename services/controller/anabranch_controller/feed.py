@@ -40,6 +40,17 @@ KEPT_MS: Final = 7 * 24 * 3600 * 1000  # how long the feed is kept; the adapter'
 
 assert LEASE_MS >= 3 * LEASE_REFRESH_S * 1000, "the lease must outlive two missed refreshes"
 
+PROJECTED: Final = (
+    feed.StreamCreated,
+    feed.StreamUpdated,
+    feed.StreamScaled,
+    feed.StreamTruncated,
+    feed.StreamSealed,
+    feed.StreamDeleted,
+    feed.TransactionAborted,
+)
+"""The kinds that come from the event log; others are published by whoever knows of them."""
+
 AbortCause: TypeAlias = Literal["timeout", "request", "stream-sealed"]
 
 log = structlog.stdlib.get_logger("anabranch.feed")

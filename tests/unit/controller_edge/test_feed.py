@@ -285,9 +285,12 @@ async def test_jetstream_keeps_the_feed_and_drops_repetitions(nats_client: Clien
     for event_id in ("9-0", "10-1", "10-1"):
         await log.publish(subjects.feed("stream.sealed", "s", "x"), b"{}", event_id=event_id)
     await log.publish(subjects.feed("transaction.aborted", "s", "x"), b"{}", event_id="8-0")
+    # The autoscaler's warnings are in the feed too, under ids that are no place in the log.
+    warning = subjects.feed("stream.warning", "s", "x")
+    await log.publish(warning, b"{}", event_id="/anabranch/autoscaler-1")
     assert await log.newest() == Position(10, 1)
     info = await nats_client.jetstream().stream_info(subjects.FEED_STREAM)
-    assert info.state.messages == 3
+    assert info.state.messages == 4
 
 
 async def test_feed_that_cannot_be_reached_says_so(nats_client: Client) -> None:

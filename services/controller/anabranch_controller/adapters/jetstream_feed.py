@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import nats.errors
 import nats.js.errors
-from anabranch_events import subjects
+from anabranch_events import feed, subjects
 from anabranch_kit.adapters.jetstream_provision import describe, ensure_stream
 from anabranch_kit.ports.bus import BusUnavailable
 from anabranch_kit.ports.clock import Clock
 from nats.aio.client import Client
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
-from anabranch_controller.feed import KEPT_MS, Position
+from anabranch_controller.feed import KEPT_MS, PROJECTED, Position
 
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
 NO_MESSAGE_FOUND: Final = 10037
 DUPLICATE_WINDOW_S: Final = 3600.0  # longer than a crash and a take-over; ids are small
 BYTES_MAX: Final = 1024 * 1024 * 1024  # some two million events; the oldest go first
 TIMEOUT_S: Final = 5.0
-
-# The subjects that the projection of the event log publishes on.
-PROJECTED: Final = ("anabranch.feed.stream.>", "anabranch.feed.transaction.>")
 
 
 def stream_config(*, replicas: int) -> StreamConfig:
@@ -53,7 +51,9 @@ class JetStreamFeed:
         await ensure_stream(self._client, config, clock=self._clock)
 
     async def newest(self) -> Position | None:
-        found = [await self._newest_on(subject) for subject in PROJECTED]
+        # Others publish here too, under ids of their own, so each kind is asked for by itself.
+        wanted = [f"{subjects.feed(feed.KINDS[data])}.>" for data in PROJECTED]
+        found = await asyncio.gather(*map(self._newest_on, wanted))
         return max((position for position in found if position is not None), default=None)
 
     async def publish(self, subject: str, payload: bytes, *, event_id: str) -> None:
