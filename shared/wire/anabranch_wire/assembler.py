@@ -134,21 +134,18 @@ class AppendAssembler:
         )
 
     def _block_end(self, end: c.AppendBlockEnd) -> Append:
-        writer = self._known(end.writer_id, end)
-        if end.num_events <= 0:
-            raise EventCountNotPositive(end.writer_id, end.num_events)
-        block, self._block = self._block, None
-        parts = (end.data,) if block is None else _parts_of(block, end)
-        _advance(writer, end.writer_id, end.last_event_number)
-        return Append(
-            end.writer_id,
-            writer.segment,
-            end.last_event_number,
-            end.num_events,
-            parts,
-            None,
-            end.request_id,
-        )
+        writer_id, _, data, event_count, event_number, request_id = end
+        writer = self._writers.get(writer_id)
+        if writer is None:
+            raise AppendBeforeSetup(writer_id, type(end).__name__)
+        if event_count <= 0:
+            raise EventCountNotPositive(writer_id, event_count)
+        parts: tuple[c.Data, ...] = (data,)
+        if self._block is not None:
+            block, self._block = self._block, None
+            parts = _parts_of(block, end)
+        _advance(writer, writer_id, event_number)
+        return Append(writer_id, writer.segment, event_number, event_count, parts, None, request_id)
 
 
 def _advance(writer: _Writer, writer_id: UUID, event_number: int) -> None:

@@ -116,11 +116,11 @@ def decode_request(code: int, payload: c.Data, *, admin: bool = False) -> c.Requ
     let through, for AppendAssembler to ignore. With `admin` the administrative requests are
     let through too, and appends are not.
     """
+    if code in (_ADMIN_REQUESTS if admin else _REQUESTS):
+        return cast(c.Request, decode(code, payload))  # a test holds the table against the union
     layout = BY_CODE.get(code)
     if layout is None:
         raise UnknownCommand(code)
-    if code in (_ADMIN_REQUESTS if admin else _REQUESTS):
-        return cast(c.Request, decode(code, payload))  # a test holds the table against the union
     expected = "a request of the administrative port" if admin else "a request"
     raise UnexpectedCommand(code, layout.command.__name__, expected)
 
