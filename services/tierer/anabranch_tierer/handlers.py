@@ -7,6 +7,7 @@ something away; what it does raise is a bug, and costs the one order (adapters/f
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -48,6 +49,9 @@ from anabranch_tierer.ports import OwnerUnreachable, RangeGone, SegmentReader
 READS_AT_ONCE_MAX: Final = 8
 REPORT_TIMEOUT_S: Final = 10.0  # the owner journals before it answers
 OWNER_AWAY_PAUSE_S: Final = 1.0
+# Together some 10 MB.
+REMEMBERED_ORDERS_MAX: Final = 256
+REMEMBERED_RANGES_MAX: Final = 256
 COMPARE_BLOCK_BYTES: Final = 8 * 1024 * 1024
 
 ORDERS = prometheus_client.Counter(
@@ -60,7 +64,7 @@ log = structlog.stdlib.get_logger("anabranch.tierer")
 
 
 class Tierer:
-    """Stateless but for the pause that an unavailable tier 2 asks for."""
+    """Stateless, but for the pause that an unavailable tier 2 asks for and what saves work."""
 
     def __init__(
         self,
@@ -74,6 +78,8 @@ class Tierer:
         self._reader, self._objects, self._bus, self._clock = reader, objects, bus, clock
         self._worker = worker
         self._tier2 = Backoff()
+        # A long outage leaves the queue with many copies of an order; only one costs reads.
+        self._recent: OrderedDict[FlushOrder, ChunkReport] = OrderedDict()
 
     @property
     def tier2_is_down(self) -> bool:
@@ -96,8 +102,10 @@ class Tierer:
         if pause_s > 0:
             return Again("tier 2 is away", pause_s)
         try:
-            ranges = await self._read_ranges(order)
-            report = await self._store(order, ranges)
+            report = self._recent.get(order)
+            if report is None:
+                report = await self._store(order, await self._read_ranges(order))
+                self._remember(order, report)
             return settle(await self._report(report))
         except OrderRefused as refusal:
             return Dropped(refusal.reason)
@@ -192,6 +200,12 @@ class Tierer:
             return msgspec.json.decode(answer, type=ChunkAnswer)
         except msgspec.DecodeError as error:
             raise BusUnavailable(subject, f"an answer that cannot be read: {error}") from error
+
+    def _remember(self, order: FlushOrder, report: ChunkReport) -> None:
+        if report.outcome == "written" and len(order.ranges) <= REMEMBERED_RANGES_MAX:
+            self._recent[order] = report
+            if len(self._recent) > REMEMBERED_ORDERS_MAX:
+                self._recent.popitem(last=False)
 
     def _tier2_failed(self, away: ObjectStoreUnavailable) -> Settlement:
         was_down = self._tier2.is_down

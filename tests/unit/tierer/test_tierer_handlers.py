@@ -108,10 +108,24 @@ async def test_reads_of_one_order_are_bounded(world: World) -> None:
 async def test_redelivered_order_changes_nothing(world: World) -> None:
     """A second delivery would overwrite or double a chunk (faults F22)."""
     assert await world.tierer.flush(ORDER) == Done()
+    another = World(reader=world.reader, objects=world.objects, bus=world.bus)
     world.answer = ChunkAnswer("unknown", "journalled already")
-    assert await world.tierer.flush(ORDER) == Dropped("journalled already")
+    assert await another.tierer.flush(ORDER) == Dropped("journalled already")
     assert world.reports[0] == world.reports[1]
     assert world.objects.objects == {ORDER.object_name: CONTENT}
+
+
+async def test_copies_of_an_order_cost_no_reads(world: World) -> None:
+    """After an outage the copies in the queue would load the segment stores for nothing."""
+    assert await world.tierer.flush(ORDER) == Done()
+    reads = world.reader.reads
+    for _ in range(5):
+        assert await world.tierer.flush(ORDER) == Done()
+    assert world.reader.reads == reads
+    assert len({msgspec.json.encode(report) for report in world.reports}) == 1
+    # The same name with other ranges is another question.
+    await world.tierer.flush(msgspec.structs.replace(ORDER, ranges=ORDER.ranges[:1]))
+    assert world.reports[-1].outcome == "name-taken"
 
 
 async def test_name_with_other_bytes_is_reported_and_not_touched(world: World) -> None:

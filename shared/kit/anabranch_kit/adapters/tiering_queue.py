@@ -36,7 +36,7 @@ DELETE_SUBJECTS: Final = "anabranch.tiering.delete.*"
 
 ORDERS_COUNT_MAX: Final = 20_000
 ORDERS_BYTES_MAX: Final = 256 * 1024 * 1024
-DUPLICATE_WINDOW_S: Final = 10.0
+DUPLICATE_WINDOW_S: Final = 120.0
 ACK_WAIT_S: Final = 10.0
 # Orders delivered and not acknowledged, over all tierers; each tierer holds one per slot.
 ACK_PENDING_MAX: Final = 1_024
