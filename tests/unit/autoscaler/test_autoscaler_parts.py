@@ -105,12 +105,17 @@ def test_cuts_always_rise_inside_their_range(observations, parts):
     assert len(density.rates) == len(density.bounds) - 1 <= CELLS_MAX
 
 
-def test_cells_are_bounded():
+def test_cells_are_bounded_and_the_load_is_kept():
     """Years of splits would fill the memory with forgotten bounds."""
     density = Density()
-    for index in range(1, 3 * CELLS_MAX):
-        density.observe(index / (3 * CELLS_MAX + 1), 1.0, 5.0)
-    assert len(density.rates) <= CELLS_MAX
+    count = 3 * CELLS_MAX
+    for index in range(count):
+        density.observe(index / count, (index + 1) / count, 5.0)
+        assert len(density.rates) <= CELLS_MAX
+    assert density.bounds[0] == 0.0
+    assert density.bounds[-1] == 1.0
+    assert density.load(0.0, 1.0) == pytest.approx(sum(density.rates))
+    assert density.load(0.0, 0.5) == pytest.approx(density.load(0.5, 1.0), rel=0.1)
 
 
 @pytest.mark.parametrize(

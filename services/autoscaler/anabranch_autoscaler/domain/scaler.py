@@ -52,6 +52,8 @@ STARTED_SILENCE_S: Final = 30.0
 RATES_INTERVAL_S: Final = 1.0
 RATES_SLACK_S: Final = 0.1  # a tick that comes a little early still publishes
 DENSITY_HALF_LIFE_WINDOWS: Final = 30
+# A store that was not told when a segment was created counts from 1970; no segment is that old.
+AGE_MS_MAX: Final = 30 * 365 * 86_400 * 1000
 BYTES_PER_KB: Final = 1024.0  # Pravega's policy counts 1024 (reference controller.md, 5.1)
 
 StreamKey = tuple[str, str]
@@ -212,13 +214,14 @@ class Autoscaler:
         except InvalidName:
             return  # not a stream's segment, so nothing that could be scaled
         stream = self.streams.get((name.scope, name.stream))
-        if stream is None:
+        if stream is None or not stream.view.is_scaled_by_load:
             return
         segment = stream.segments.get(name.segment_id)
         if segment is None:
             return  # of an epoch that is not in force yet, or no longer
         # A restarted autoscaler learns from the reports how old a segment really is.
-        segment.since_s = min(segment.since_s, now_s - load.age_ms / 1000)
+        if load.age_ms <= AGE_MS_MAX:
+            segment.since_s = min(segment.since_s, now_s - load.age_ms / 1000)
         rate = Rate(load.bytes_per_s, load.events_per_s)
         segment.window.add(Sample(now_s, interval_s, rate))
         _learn(stream, segment, interval_s, now_s)
