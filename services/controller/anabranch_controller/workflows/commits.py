@@ -84,11 +84,15 @@ async def _seal_passed(
 async def _merge(
     ctx: Context, key: StreamKey, work: OpenCommit, targets: tuple[SegmentRange, ...]
 ) -> Lengths:
+    """A sealed target has taken everything already: this step was cut after its seal."""
+    transactions = work.started.transactions
+
     async def one(target: SegmentRange) -> tuple[int, tuple[int, ...]]:
-        sources = [
-            segment_name(key, target.number, identity) for identity in work.started.transactions
-        ]
         name = segments.name_of_segment(key, target.id)
+        info = await ctx.stores.info(name)
+        if info.sealed:
+            return target.id, (info.length_bytes,) * len(transactions)
+        sources = [segment_name(key, target.number, identity) for identity in transactions]
         return target.id, await ctx.stores.merge_batch(name, sources)
 
     return dict(await gather_bounded(partial(one, target) for target in targets))
