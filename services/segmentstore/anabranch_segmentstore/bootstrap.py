@@ -1,0 +1,202 @@
+"""Builds the segment store from its settings and runs it; the only module that imports all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from itertools import chain
+
+import structlog
+from anabranch_kit.adapters.file_object_store import UnsupportedObjectStore, open_object_store
+from anabranch_kit.adapters.nats_bus import NatsBus
+from anabranch_kit.adapters.nats_connection import NatsUnreachable, connect_nats
+from anabranch_kit.adapters.redis_registry import RedisRegistry
+from anabranch_kit.adapters.system_clock import SystemClock
+from anabranch_kit.health import HealthServer
+from anabranch_kit.ids import new_id
+from anabranch_kit.membership import keep_announced
+from anabranch_kit.ports.bus import Bus
+from anabranch_kit.ports.clock import Clock
+from anabranch_kit.ports.object_store import ObjectStore, ObjectStoreUnavailable
+from anabranch_kit.ports.registry import Member
+from anabranch_kit.run import CannotStart
+from nats.aio.client import Client
+
+from anabranch_segmentstore.adapters.file_log import FileLogStore
+from anabranch_segmentstore.adapters.file_log_lock import DataDirectoryInUse, DataDirectoryLock
+from anabranch_segmentstore.adapters.tiering_bus import QueuedTiering
+from anabranch_segmentstore.cache import BlockCache
+from anabranch_segmentstore.connection import Connection
+from anabranch_segmentstore.container import Container, ContainerSettings, open_container
+from anabranch_segmentstore.domain.flushing import FlushRules
+from anabranch_segmentstore.hosting import ContainerHost, Opener
+from anabranch_segmentstore.load import SegmentTaken
+from anabranch_segmentstore.ports import ContainerId, DurableLog
+from anabranch_segmentstore.reports import report_load
+from anabranch_segmentstore.settings import MIB, SegmentStoreSettings
+from anabranch_segmentstore.store import SegmentStore
+from anabranch_segmentstore.tiering import TieringSettings
+
+BACKLOG = 1024  # connections that the kernel accepts ahead of us
+
+log = structlog.stdlib.get_logger("anabranch.segmentstore")
+
+
+async def serve(settings: SegmentStoreSettings, stop: asyncio.Event) -> None:
+    """Run until `stop` is set. Raises CannotStart when something needed is not there."""
+    clock = SystemClock()
+    incarnation = new_id().hex
+    async with AsyncExitStack() as owned:
+        lock = _lock(settings)
+        owned.callback(lock.release)
+        objects = _open_objects(settings)
+        owned.push_async_callback(objects.close)
+        logs = FileLogStore(settings.wal_dir, new_id=new_id, file_bytes=settings.log_file_mib * MIB)
+        owned.push_async_callback(logs.close)
+        client = await _connect(settings, clock)
+        owned.push_async_callback(client.close)
+        bus = NatsBus(client)
+        registry = _open_registry(settings, clock)
+        owned.push_async_callback(registry.close)
+
+        opener = container_opener(settings, clock=clock, bus=bus, objects=objects)
+
+        def make_host(number: ContainerId, on_change: Callable[[], None]) -> ContainerHost:
+            return ContainerHost(
+                number,
+                owner=f"{settings.member_id} {incarnation}",
+                logs=logs,
+                open_container=opener,
+                bus=bus,
+                clock=clock,
+                on_change=on_change,
+            )
+
+        store = SegmentStore(
+            registry=registry,
+            make_host=make_host,
+            clock=clock,
+            new_id=new_id,
+            containers_count=settings.containers or None,
+        )
+        port = await _listen(store, settings, owned)
+        await _start_health(store, settings, owned)
+        member = Member(
+            id=settings.member_id,
+            incarnation=incarnation,
+            role="segmentstore",
+            host=settings.reachable_host,
+            port=port,
+            started_ms=clock.now_ms(),
+            pid=os.getpid(),
+        )
+        log.info("segmentstore.started", host=settings.host, port=port, wal=str(settings.wal_dir))
+
+        def take() -> list[SegmentTaken]:
+            running = [host.container for host in store.serving if host.container is not None]
+            return list(chain.from_iterable(container.take_load() for container in running))
+
+        async with asyncio.TaskGroup() as tasks:
+            announced = tasks.create_task(keep_announced(registry, member, clock=clock))
+            reporting = tasks.create_task(
+                report_load(
+                    bus, clock, store=settings.member_id, incarnation=incarnation, take=take
+                )
+            )
+            running = tasks.create_task(store.run(member))
+            await stop.wait()
+            reporting.cancel()
+            running.cancel()  # drains the containers and closes their logs
+            await asyncio.wait([running])
+            announced.cancel()
+
+
+def container_opener(
+    settings: SegmentStoreSettings, *, clock: Clock, bus: Bus, objects: ObjectStore
+) -> Opener:
+    """How hosts open a container: recovered from its log, with its share of the cache."""
+    cache = BlockCache(settings.cache_mib * MIB)
+    tiering = TieringSettings(
+        rules=FlushRules(segment_bytes=settings.flush_mib * MIB, age_s=settings.flush_age_s),
+        untiered_bytes_max=settings.untiered_mib * MIB,
+    )
+
+    async def open_one(number: ContainerId, opened: DurableLog) -> Container:
+        container = await open_container(
+            number,
+            opened,
+            clock=clock,
+            cache=cache,
+            objects=objects,
+            settings=ContainerSettings(),
+        )
+        container.start_tiering(QueuedTiering(bus), tiering)
+        return container
+
+    return open_one
+
+
+def _lock(settings: SegmentStoreSettings) -> DataDirectoryLock:
+    try:
+        return DataDirectoryLock(settings.wal_dir)
+    except DataDirectoryInUse as error:
+        raise CannotStart(str(error)) from error
+    except OSError as error:
+        raise CannotStart(f"--wal-dir {settings.wal_dir}: {error.strerror or error}") from error
+
+
+def _open_objects(settings: SegmentStoreSettings) -> ObjectStore:
+    try:
+        return open_object_store(settings.tier2)
+    except (UnsupportedObjectStore, ObjectStoreUnavailable) as error:
+        raise CannotStart(f"{error}. Set it with --tier2-dir or --tier2-url.") from error
+
+
+async def _connect(settings: SegmentStoreSettings, clock: Clock) -> Client:
+    try:
+        return await connect_nats(settings.nats_url, name=settings.member_id, clock=clock)
+    except NatsUnreachable as error:
+        raise CannotStart(str(error)) from error
+
+
+def _open_registry(settings: SegmentStoreSettings, clock: Clock) -> RedisRegistry:
+    try:
+        return RedisRegistry(settings.redis_url, clock=clock)
+    except ValueError as error:
+        raise CannotStart(f"--redis-url {settings.redis_url}: {error}") from error
+
+
+async def _listen(
+    store: SegmentStore, settings: SegmentStoreSettings, owned: AsyncExitStack
+) -> int:
+    loop = asyncio.get_running_loop()
+    try:
+        server = await loop.create_server(
+            lambda: Connection(store), settings.host, settings.port, backlog=BACKLOG
+        )
+    except OSError as error:
+        raise CannotStart(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. "
+            "Another segment store may be running; choose another with --port."
+        ) from error
+    owned.callback(server.close)
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+async def _start_health(
+    store: SegmentStore, settings: SegmentStoreSettings, owned: AsyncExitStack
+) -> None:
+    if settings.health_port == 0:
+        return
+    health = HealthServer(store.not_ready)
+    owned.push_async_callback(health.close)
+    try:
+        await health.start(settings.health_host, settings.health_port)
+    except OSError as error:
+        raise CannotStart(
+            f"health port {settings.health_port}: {error.strerror or error}. "
+            "Choose another with --health-port."
+        ) from error

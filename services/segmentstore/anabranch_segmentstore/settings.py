@@ -1,0 +1,66 @@
+"""What the segment store can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Final, Self
+
+from anabranch_kit.settings import ServiceSettings
+from pydantic import Field, model_validator
+
+MIB: Final = 1024 * 1024
+
+
+class SegmentStoreSettings(ServiceSettings):
+    """Holds segments: appends, reads and table segments over a write-ahead log.
+
+    It takes the containers that the controllers assign to it in the registry, and needs
+    NATS and Redis to be reachable for that, but not to go on serving.
+    """
+
+    service: ClassVar[str] = "segmentstore"
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(12345, ge=0, le=65535, description="port to listen on; 0: any free one")
+    advertised_host: str = Field(
+        "", description="name by which clients reach this store; empty: the address it listens on"
+    )
+    wal_dir: Path = Field(..., description="folder of the write-ahead logs; one running store each")
+    tier2_dir: Path | None = Field(
+        None, description="folder of a file-system tier 2; this or --tier2-url is required"
+    )
+    tier2_url: str | None = Field(None, description="tier 2 by its URL, file:///absolute/path")
+    containers: int = Field(
+        0, ge=0, le=4096, description="containers of the cluster; 0: ask the registry"
+    )
+    cache_mib: int = Field(128, ge=1, description="memory for cached segment data, in MiB")
+    log_file_mib: int = Field(
+        64, ge=1, le=1024, description="length of a write-ahead log file, in MiB"
+    )
+    flush_mib: int = Field(
+        8, ge=1, le=1024, description="a segment's bytes go to tier 2 when this many MiB wait"
+    )
+    flush_age_s: float = Field(
+        10.0, gt=0, description="a segment's bytes go to tier 2 at the latest after this time"
+    )
+    untiered_mib: int = Field(
+        1024, ge=64, description="MiB of a container that may wait for tier 2 before writers wait"
+    )
+
+    @model_validator(mode="after")
+    def _one_tier2(self) -> Self:
+        if (self.tier2_dir is None) == (self.tier2_url is None):
+            raise ValueError("give one of --tier2-dir and --tier2-url: the place of the objects")
+        return self
+
+    @property
+    def tier2(self) -> str:
+        """The URL of tier 2."""
+        if self.tier2_dir is not None:
+            return self.tier2_dir.absolute().as_uri()
+        assert self.tier2_url is not None, "checked when the settings were read"
+        return self.tier2_url
+
+    @property
+    def reachable_host(self) -> str:
+        return self.advertised_host or self.host
