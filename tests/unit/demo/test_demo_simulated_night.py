@@ -31,15 +31,14 @@ from anabranch_standalone.demo.plan import (
     policy_for,
 )
 from anabranch_standalone.demo.story import tell
-from anabranch_standalone.demo.trips import busiest, generate
+from anabranch_standalone.demo.trips import Trip, busiest, generate, repeat
 from anabranch_wire.hashing import routing_key_position
 
 SCALE_MS = 60
 START_MS = 1_000_000
 
 
-def simulate(seed: int, *, seconds: float = 180.0, count: int = 60_000, length_bytes: int = 500):
-    trips = generate(count, random.Random(seed))
+def simulate(trips: list[Trip], *, seconds: float = 180.0, length_bytes: int = 500):
     peak_rate = busiest(trips)[1] * NIGHT_S / seconds
     policy = policy_for(peak_rate=peak_rate, event_length_bytes=length_bytes, seconds=seconds)
     clock = NightClock(START_MS, seconds)
@@ -128,7 +127,8 @@ def simulate(seed: int, *, seconds: float = 180.0, count: int = 60_000, length_b
 @pytest.mark.parametrize("seed", range(5))
 def test_the_night_looks_as_promised_for_any_seed(seed):
     """`make run` would print a failed check, or show a map in which nothing happens."""
-    clock, initial, scaled, samples = simulate(seed)
+    trips = generate(60_000, random.Random(seed))
+    clock, initial, scaled, samples = simulate(trips)
     story = tell(clock, initial, scaled, samples)
     assert all(check.is_good for check in story.checks), story
     assert story.segments_min <= 2
@@ -136,3 +136,12 @@ def test_the_night_looks_as_promised_for_any_seed(seed):
     assert story.splits + story.merges <= 60, "flapping"
     assert story.reaction is not None
     assert story.reaction.median_s <= 5
+
+
+def test_a_thin_file_repeated_looks_as_promised_too():
+    """`--trips` with a small sample would fail the checks."""
+    rng = random.Random(5)
+    trips = repeat(generate(800, rng), 60_000, rng)
+    story = tell(*simulate(trips))
+    assert all(check.is_good for check in story.checks), story
+    assert story.segments_min <= 2
