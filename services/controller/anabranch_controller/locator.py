@@ -49,6 +49,10 @@ class Locator:
                 self._changed.set()
                 self._changed = asyncio.Event()
 
+    def unserved(self) -> list[int]:
+        """The containers that nobody serves, as far as is known here."""
+        return [number for number in range(self._containers_count) if number not in self._serving]
+
     async def locate(self, segment: str, *, wait_s: float) -> Endpoint:
         """As `ports.SegmentLocator` has it: waits at most `wait_s` for a container that moves."""
         container = container_of(segment, self._containers_count)

@@ -33,8 +33,9 @@ async def _endpoints() -> list[Endpoint]:
 @pytest.fixture
 async def channel(controller: Any) -> AsyncIterator[grpc.aio.Channel]:
     service = GrpcService(controller, _endpoints)
-    server = GrpcServer(service, clock=SystemClock(), instance="here", hold_s=1.0)
-    port = await server.start("127.0.0.1", 0)
+    server = GrpcServer(clock=SystemClock(), instance="here", hold_s=1.0)
+    port = server.bind("127.0.0.1", 0)
+    await server.start(service)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
     await server.stop()
@@ -195,14 +196,13 @@ async def test_health_and_reflection_answer(channel: grpc.aio.Channel) -> None:
         assert SERVICE_NAME in names
 
 
-async def test_taken_port_is_named(controller: Any) -> None:
+async def test_taken_port_is_named() -> None:
     """Two servers on one port would answer in turns from different clusters."""
-    service = GrpcService(controller, _endpoints)
-    first = GrpcServer(service, clock=SystemClock(), instance="a")
-    port = await first.start("127.0.0.1", 0)
-    second = GrpcServer(service, clock=SystemClock(), instance="b")
+    first = GrpcServer(clock=SystemClock(), instance="a")
+    port = first.bind("127.0.0.1", 0)
+    second = GrpcServer(clock=SystemClock(), instance="b")
     with pytest.raises(CannotStart, match=f"127.0.0.1:{port}.*--grpc-port"):
-        await second.start("127.0.0.1", port)
+        second.bind("127.0.0.1", port)
     await second.stop()
     await first.stop()
 

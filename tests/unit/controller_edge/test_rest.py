@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -324,15 +325,18 @@ async def test_health_names_the_part_that_does_not_work(client: httpx.AsyncClien
 async def test_server_listens_stops_and_names_a_taken_port(controller: Any) -> None:
     """Two clusters on one port would answer in turns."""
     controller.answers["scope_exists"] = True
-    server = RestServer(rest_app(controller, _health))
-    port = await server.start("127.0.0.1", 0)
+    server = RestServer()
+    port = server.bind("127.0.0.1", 0)
+    serving = asyncio.create_task(server.serve(rest_app(controller, _health)))
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         response = await client.get("/v1/scopes/s")
     assert json.loads(response.content) == {"scopeName": "s"}
-    second = RestServer(rest_app(controller, _health))
+    second = RestServer()
     with pytest.raises(CannotStart, match=f"127.0.0.1:{port}.*--rest-port"):
-        await second.start("127.0.0.1", port)
+        second.bind("127.0.0.1", port)
+    await second.stop()
     await server.stop()
+    await serving
     async with httpx.AsyncClient() as client:
         with pytest.raises(httpx.ConnectError):
             await client.get(f"http://127.0.0.1:{port}/ping")

@@ -11,7 +11,7 @@ class RegistryMembers:
     """ControllerMembers, and the addresses that clients are told. `myself` is this instance."""
 
     def __init__(self, registry: Registry, myself: Member) -> None:
-        self._registry, self._myself = registry, myself
+        self._registry, self.myself = registry, myself
 
     async def live_instances(self) -> frozenset[str] | None:
         try:
@@ -20,7 +20,7 @@ class RegistryMembers:
             return None
         # A wiped registry does not know this instance either for a moment: nobody can say.
         incarnations = frozenset(member.incarnation for member in members)
-        return incarnations if self._myself.incarnation in incarnations else None
+        return incarnations if self.myself.incarnation in incarnations else None
 
     async def endpoints(self) -> list[Endpoint]:
         """Where controllers can be reached; this one when nobody else is known."""
@@ -29,4 +29,4 @@ class RegistryMembers:
         except RegistryUnavailable:
             members = []
         found = sorted({Endpoint(member.host, member.port) for member in members})
-        return found or [Endpoint(self._myself.host, self._myself.port)]
+        return found or [Endpoint(self.myself.host, self.myself.port)]

@@ -43,38 +43,41 @@ OPTIONS: Final[Sequence[tuple[str, int]]] = (
 
 
 class GrpcServer:
-    """Listens from `start` until `stop`."""
+    """Bound early, so that a taken port is said at once; serves from `start` until `stop`."""
 
-    def __init__(
-        self, service: GrpcService, *, clock: Clock, instance: str, hold_s: float = HOLD_S
-    ) -> None:
+    def __init__(self, *, clock: Clock, instance: str, hold_s: float = HOLD_S) -> None:
         self._server = grpc.aio.server(
             interceptors=[GrpcEdge(clock=clock, instance=instance, hold_s=hold_s)],
             options=OPTIONS,
             maximum_concurrent_rpcs=CALLS_MAX,
         )
-        controller_pb2_grpc.add_ControllerServiceServicer_to_server(service, self._server)
         self._health = health_aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
+        self._stopped = False
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen; port 0 takes a free one. Returns the port, raises CannotStart."""
+    def bind(self, host: str, port: int) -> int:
+        """Take the port, 0 for a free one; clients wait until `start`. Raises CannotStart."""
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(address)
+            return self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise CannotStart(
                 f"cannot listen on {address} for gRPC: the port is taken or the address is not"
                 " of this machine. Choose another one with --grpc-port or --grpc-host."
             ) from error
-        await self._server.start()
+
+    async def start(self, service: GrpcService) -> None:
+        controller_pb2_grpc.add_ControllerServiceServicer_to_server(service, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
         for name in ("", SERVICE_NAME):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        return bound
+        await self._server.start()
 
     async def stop(self) -> None:
         """Refuse new calls, let those in work end for STOP_GRACE_S, then cut them off."""
+        if self._stopped:
+            return
+        self._stopped = True
         await self._health.enter_graceful_shutdown()
         await self._server.stop(STOP_GRACE_S)

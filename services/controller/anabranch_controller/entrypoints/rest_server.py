@@ -14,6 +14,7 @@ from litestar import Litestar
 
 CONNECTIONS_MAX: Final = 256  # people and scripts; beyond that uvicorn answers 503
 HEAD_BYTES_MAX: Final = 64 * 1024
+BACKLOG_MAX: Final = 128
 STOP_GRACE_S: Final = 2
 
 
@@ -25,10 +26,35 @@ class _Server(uvicorn.Server):
         yield
 
 
-class RestServer:
-    """Serves between `start` and `stop`."""
+class RestEnded(Exception):
+    """The HTTP server ended without being asked to."""
 
-    def __init__(self, app: Litestar) -> None:
+
+class RestServer:
+    """Bound early, so that a taken port is said at once; serves until `stop`."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._server: _Server | None = None
+        self._ended = asyncio.Event()
+        self._ended.set()
+
+    def bind(self, host: str, port: int) -> int:
+        """Take the port, 0 for a free one; clients wait until `serve`. Raises CannotStart."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG_MAX)
+        except OSError as error:
+            raise CannotStart(
+                f"cannot listen on {host}:{port} for REST: {error.strerror or error}. Choose"
+                " another port with --rest-port or another address with --rest-host."
+            ) from error
+        bound: int = self._socket.getsockname()[1]
+        return bound
+
+    async def serve(self, app: Litestar) -> None:
+        """Until `stop`. Raises RestEnded when the server ends by itself."""
+        assert self._socket is not None, "bound before it serves"
         config = uvicorn.Config(
             app,
             http="h11",
@@ -42,29 +68,18 @@ class RestServer:
             timeout_graceful_shutdown=STOP_GRACE_S,
         )
         self._server = _Server(config)
-        self._serving: asyncio.Task[None] | None = None
-
-    async def start(self, host: str, port: int) -> int:
-        """Listen; port 0 takes a free one. Returns the port, raises CannotStart."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._ended.clear()
         try:
-            listening = socket.create_server((host, port), family=family, backlog=128)
-        except OSError as error:
-            raise CannotStart(
-                f"cannot listen on {host}:{port} for REST: {error.strerror or error}. Choose"
-                " another port with --rest-port or another address with --rest-host."
-            ) from error
-        bound: int = listening.getsockname()[1]
-        self._serving = asyncio.create_task(self._server.serve([listening]), name="rest")
-        return bound
-
-    async def wait(self) -> None:
-        """Until the server ends, which it does only when it was stopped or has failed."""
-        assert self._serving is not None, "not started"
-        await asyncio.shield(self._serving)
+            await self._server.serve([self._socket])
+        finally:
+            self._ended.set()
+        if not self._server.should_exit:
+            raise RestEnded
 
     async def stop(self) -> None:
         """Refuse new connections, let requests in work end for STOP_GRACE_S."""
-        if self._serving is not None:
+        if self._server is not None:
             self._server.should_exit = True
-            await self._serving
+        await self._ended.wait()
+        if self._socket is not None:
+            self._socket.close()
