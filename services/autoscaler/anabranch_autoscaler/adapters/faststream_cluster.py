@@ -23,7 +23,6 @@ from anabranch_kit.adapters.nats_connection import (
     PINGS_MISSED_MAX,
     RECONNECT_WAIT_S,
 )
-from faststream import AckPolicy
 from faststream.nats import NatsBroker, NatsMessage
 
 from anabranch_autoscaler.ports import Unanswered, Untold
@@ -74,7 +73,7 @@ def subscribe_reports(broker: NatsBroker, take: Callable[[LoadReport], None]) ->
     async def raw(message: NatsMessage) -> bytes:
         return message.body
 
-    @broker.subscriber(subjects.LOAD_ALL, decoder=raw, ack_policy=AckPolicy.ACK)
+    @broker.subscriber(subjects.LOAD_ALL, decoder=raw)
     async def report_arrived(body: bytes) -> None:
         try:
             report = decoder.decode(body)
