@@ -146,7 +146,7 @@ def parse_segment_name(name: str) -> SegmentName:
     no stream segment, such as the tables of a controller.
     """
     parts = parent_name(name.removesuffix(INDEX_SUFFIX)).split("/")
-    if len(parts) not in (2, 3):
+    if len(parts) not in (2, 3) or "" in parts:
         raise InvalidName("segment", name, "it must be scope/stream/number.#epoch.epoch")
     found = _SEGMENT.fullmatch(parts[-1])
     if found is None:

@@ -78,6 +78,8 @@ def test_forms_that_are_understood(name: str, parsed: tuple[str, str, int, int])
         "",
         "s",
         "s/t",
+        "/t/0",
+        "s//0",
         "s/t/x.#epoch.0",
         "s/t/0.#epoch.x",
         "s/t/-1.#epoch.0",
