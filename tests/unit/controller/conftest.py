@@ -31,6 +31,7 @@ class Fuse:
     def __init__(self, cut_at: int | None = None) -> None:
         self.cut_at = cut_at
         self.moments_count = 0
+        self._mended = asyncio.Event()
 
     @property
     def blown(self) -> bool:
@@ -39,13 +40,16 @@ class Fuse:
     async def moment(self) -> None:
         self.moments_count += 1
         if self.blown:
-            await asyncio.get_running_loop().create_future()
+            await self._mended.wait()
 
-    async def around(self, operation: Awaitable[T]) -> T:
-        await self.moment()
-        result = await operation
-        await self.moment()
-        return result
+    def mend(self) -> None:
+        """The instance goes on where it was cut: it was paused, not killed."""
+        self.cut_at = None
+        self._mended.set()
+
+    async def pause(self) -> None:
+        if self.blown:
+            await self._mended.wait()
 
 
 @dataclass
@@ -145,8 +149,11 @@ class _Fused:
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         method = getattr(self._inner, name)
 
-        def call(*args: object, **kwargs: object) -> Awaitable[Any]:
-            return self._fuse.around(method(*args, **kwargs))
+        async def call(*args: object, **kwargs: object) -> object:
+            await self._fuse.moment()
+            result: object = await method(*args, **kwargs)
+            await self._fuse.moment()
+            return result
 
         return call
 
@@ -155,8 +162,7 @@ class _FusedStore(_Fused):
     async def follow(self, *, after: int = 0, subject: str = "") -> AsyncIterator[Record]:
         assert isinstance(self._inner, MemoryEventStore)
         async for record in self._inner.follow(after=after, subject=subject):
-            if self._fuse.blown:
-                await asyncio.get_running_loop().create_future()
+            await self._fuse.pause()
             yield record
 
 
