@@ -35,6 +35,9 @@ READY_LIMIT_S: Final = 60.0
 READY_POLL_S: Final = 0.05
 # A service leaves within 10 s by itself (anabranch_kit.run); the servers within 1 s.
 STOP_LIMIT_S: Final = 12.0
+# A second signal within this time is the first one's echo: some senders signal a process and
+# its group (`timeout` does), and a terminal's Ctrl-C may come with the sender's own SIGTERM.
+HURRY_AFTER_S: Final = 0.5
 STRIKE_OFF_LIMIT_S: Final = 1.0
 # SIGCHLD tells of a death at once; this catches one that came between two signals.
 REAP_POLL_S: Final = 1.0
@@ -53,6 +56,7 @@ class Supervisor:
         self._cluster, self._registry, self._clock = cluster, registry, clock
         self._children: dict[str, Child] = {}
         self._stop = asyncio.Event()
+        self._stopped_at = 0.0
         self._ready = False
 
     @property
@@ -186,7 +190,10 @@ class Supervisor:
     # --- The end -----------------------------------------------------------------------------
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if self._stop.is_set():
+        now = self._clock.monotonic()
+        if not self._stop.is_set():
+            self._stopped_at = now
+        elif now - self._stopped_at > HURRY_AFTER_S:
             note(f"{number.name} again: killing the processes of the cluster")
             for child in self._children.values():
                 child.signal(signal.SIGKILL)

@@ -100,6 +100,7 @@ async def run(cluster: FakeCluster) -> None:
 
 def main() -> None:
     supervisor.STOP_LIMIT_S = 1.0
+    supervisor.HURRY_AFTER_S = 0.0
     folder, ready_file, *behaviours = sys.argv[1:]
     try:
         data = DataDirectory(
