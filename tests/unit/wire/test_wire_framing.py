@@ -58,12 +58,11 @@ def test_cut_at_every_boundary() -> None:
         max_size=12,
     ),
     st.sampled_from([7, 1000, 16_384, 65_536, 10**7]),
-    st.randoms(use_true_random=False),
+    st.integers(0, 2**32),
 )
-def test_all_sizes_in_all_pieces(
-    shapes: list[tuple[int, int]], step: int, chance: random.Random
-) -> None:
+def test_all_sizes_in_all_pieces(shapes: list[tuple[int, int]], step: int, seed: int) -> None:
     """As above, with frames around the limits between small and big."""
+    chance = random.Random(seed)
     sent = [(code, chance.randbytes(length)) for code, length in shapes]
     data = b"".join(frame(*each) for each in sent)
     step = max(step, len(data) // 5000)
