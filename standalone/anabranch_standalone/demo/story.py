@@ -20,6 +20,7 @@ MERGES_BEFORE_S: Final = taxi_seconds_of(2)
 SPLITS_FROM_S: Final = taxi_seconds_of(6)
 SPLITS_UNTIL_S: Final = taxi_seconds_of(10)
 SPLITS_IN_A_ROW: Final = 3
+SAMPLE_MS: Final = 1000  # a rate is the mean of the second before it was taken
 
 
 class Check(NamedTuple):
@@ -29,7 +30,7 @@ class Check(NamedTuple):
 
 
 class Reaction(NamedTuple):
-    """From the first rate above the target to the split in force, in real seconds."""
+    """From the rise of a rate above the target to the split in force, in real seconds."""
 
     median_s: float
     max_s: float
@@ -88,8 +89,8 @@ def splits_in_a_row(events: Sequence[StreamScaled]) -> int:
 def reaction(events: Sequence[StreamScaled], samples: Sequence[StreamRates]) -> Reaction | None:
     """How long splits took, None when there was none that could be timed.
 
-    Counted from the first of the samples without a break above the target that the segment had
-    before it was split.
+    Counted from the start of the first second above the target, of those without a break that
+    the segment had before it was split.
     """
     above_since = _above_since(samples)
     delays_s: list[float] = []
@@ -99,7 +100,7 @@ def reaction(events: Sequence[StreamScaled], samples: Sequence[StreamRates]) -> 
                 continue
             since = [at for at in above_since.get(sealed.id, []) if at <= event.at_ms]
             if since:
-                delays_s.append((event.at_ms - since[-1]) / 1000)
+                delays_s.append((event.at_ms - since[-1] + SAMPLE_MS) / 1000)
     if not delays_s:
         return None
     return Reaction(round(median(delays_s), 2), round(max(delays_s), 2))

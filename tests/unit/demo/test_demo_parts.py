@@ -288,7 +288,7 @@ def test_the_reaction_runs_from_the_last_rise_above_the_target():
     samples = [sample(1000, 20), sample(2000, 5), sample(3000, 20), sample(4000, 30)]
     found = reaction([scaled(1, 5500, [WHOLE], [LEFT, RIGHT], 2)], samples)
     assert found is not None
-    assert found.max_s == 2.5
+    assert found.max_s == 3.5
 
 
 def test_checks_look_at_the_taxi_clock():

@@ -49,8 +49,10 @@ RETRY_S: Final = 2.0
 # A scale that was started and never heard of again: its controller died, another one finishes
 # it. Asking again is harmless (the controller refuses), and needed if the command was lost.
 STARTED_SILENCE_S: Final = 30.0
-RATES_INTERVAL_S: Final = 1.0
-RATES_SLACK_S: Final = 0.1  # a tick that comes a little early still publishes
+# Rates are shown when a report brought new ones; reports of several stores count as one, and
+# while none comes what little is known is shown at the slower pace.
+RATES_INTERVAL_S: Final = 0.9
+RATES_SILENT_INTERVAL_S: Final = 2.0
 DENSITY_HALF_LIFE_WINDOWS: Final = 30
 # A store that was not told when a segment was created counts from 1970; no segment is that old.
 AGE_MS_MAX: Final = 30 * 365 * 86_400 * 1000
@@ -99,6 +101,7 @@ class _Stream:
     segments: dict[int, _Segment]
     density: Density = field(default_factory=Density)
     is_news: bool = False
+    is_measured: bool = False
     silent_until_s: float = 0.0
     rates_at_s: float = 0.0
     holds: frozenset[int] = frozenset()
@@ -175,8 +178,9 @@ class Autoscaler:
                 continue
             if stream.is_news:
                 effects += self._decide(stream, now_s, now_ms)
-            if now_s - stream.rates_at_s >= RATES_INTERVAL_S - RATES_SLACK_S:
-                stream.rates_at_s = now_s
+            pause_s = RATES_INTERVAL_S if stream.is_measured else RATES_SILENT_INTERVAL_S
+            if now_s - stream.rates_at_s >= pause_s:
+                stream.rates_at_s, stream.is_measured = now_s, False
                 effects.append(ShowRates(_rates_shown(stream, now_s, now_ms)))
         return effects
 
@@ -225,7 +229,7 @@ class Autoscaler:
         rate = Rate(load.bytes_per_s, load.events_per_s)
         segment.window.add(Sample(now_s, interval_s, rate))
         _learn(stream, segment, interval_s, now_s)
-        stream.is_news = True
+        stream.is_news = stream.is_measured = True
 
 
 def snapshot_of(stream: _Stream, now_s: float) -> StreamSnapshot:
