@@ -10,6 +10,7 @@ and a test walks all of them.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 from uuid import UUID
@@ -37,6 +38,9 @@ from anabranch_controller.errors import InvalidArgument
 GroupRetention = Literal["none", "manual", "automatic"]
 
 NO_TOKEN: Final = ""  # the delegation token while authorisation is off: empty in every reply
+
+HASH_MAP_BUCKETS_MIN: Final = 16  # of java.util.HashMap, as is the next one
+HASH_MAP_LOAD_MAX: Final = 0.75
 
 SCALE_NUMBERS: Final[dict[ScaleType, pb.ScalingPolicy.ScalingPolicyType.ValueType]] = {
     "fixed": pb.ScalingPolicy.FIXED_NUM_SEGMENTS,
@@ -120,7 +124,25 @@ def _retention(policy: pb.RetentionPolicy) -> RetentionPolicy | None:
 
 
 def key_ranges(entries: Iterable[pb.ScaleRequest.KeyRangeEntry]) -> tuple[KeyRange, ...]:
-    return tuple(KeyRange(entry.start, entry.end) for entry in entries)
+    """The new ranges in the order in which they are numbered.
+
+    Pravega keeps them in a Java HashMap by their start, so its numbers follow that map's
+    order (recorded: 0.0, 0.1, 0.7 are numbered 0.0, 0.7, 0.1). No client depends on it, but
+    equal ids are what makes two servers comparable.
+    """
+    ranges = [KeyRange(entry.start, entry.end) for entry in entries]
+    buckets_count = HASH_MAP_BUCKETS_MIN
+    while len(ranges) > buckets_count * HASH_MAP_LOAD_MAX:
+        buckets_count *= 2
+    # Sorting is stable: within a bucket the order of the request stays.
+    return tuple(sorted(ranges, key=lambda one: _java_hash(one.low) & (buckets_count - 1)))
+
+
+def _java_hash(number: float) -> int:
+    """What a Java HashMap makes of a Double: the folded bits, with their halves mixed."""
+    bits = int.from_bytes(struct.pack(">d", number))
+    folded = (bits ^ bits >> 32) & 0xFFFF_FFFF
+    return folded ^ folded >> 16
 
 
 def transaction_id(message: pb.TxnId) -> TransactionId:
@@ -130,12 +152,11 @@ def transaction_id(message: pb.TxnId) -> TransactionId:
 def group_config(message: pb.ReaderGroupConfiguration) -> GroupConfig:
     """Raises InvalidArgument for an id that is no UUID and an unknown retention type.
 
-    A stream with a starting cut and no ending one gets an empty ending cut, which is none.
+    The rollover size is not taken: a group's stream always has its own, as recorded.
     """
     retention = GROUP_RETENTIONS.get(message.retentionType)
     if retention is None:
         raise InvalidArgument("reader group", f"unknown retention type {message.retentionType}")
-    starting = _group_cuts(message.startingStreamCuts)
     return GroupConfig(
         refresh_ms=message.groupRefreshTimeMillis,
         checkpoint_interval_ms=message.automaticCheckpointIntervalMillis,
@@ -143,9 +164,8 @@ def group_config(message: pb.ReaderGroupConfiguration) -> GroupConfig:
         retention=retention,
         id=uuid_of(message.readerGroupId, "reader group id"),
         generation=message.generation,
-        starting_cuts=starting,
-        ending_cuts={name: {} for name in starting} | _group_cuts(message.endingStreamCuts),
-        rollover_size_bytes=message.rolloverSizeBytes,
+        starting_cuts=_group_cuts(message.startingStreamCuts),
+        ending_cuts=_group_cuts(message.endingStreamCuts),
     )
 
 

@@ -23,7 +23,7 @@ from anabranch_controller import errors
 from anabranch_controller.api import Controller, Page
 from anabranch_controller.context import gather_bounded
 from anabranch_controller.entrypoints import rest_messages as messages
-from anabranch_controller.entrypoints.rest_messages import user_name
+from anabranch_controller.entrypoints.rest_messages import is_user_name
 
 BODY_BYTES_MAX: Final = 1024 * 1024
 JSON: Final = "application/json"
@@ -80,7 +80,9 @@ async def list_scopes(request: Request) -> Reply:
 @post("/scopes")
 async def create_scope(request: Request) -> Reply:
     wanted = messages.decoded(await request.body(), messages.CreateScopeRequest)
-    scope_name = user_name(wanted.scope_name, "scopeName", messages.SCOPE_NAME_LENGTH_MAX)
+    scope_name = wanted.scope_name
+    if not is_user_name(scope_name, messages.SCOPE_NAME_LENGTH_MAX):
+        return _nothing(400)
     match await _controller(request).create_scope(scope_name):
         case "SUCCESS":
             return _json(messages.ScopeProperty(scope_name), 201)
@@ -154,7 +156,9 @@ async def _configurations(
 @post("/scopes/{scope_name:str}/streams")
 async def create_stream(request: Request, scope_name: FromPath[str]) -> Reply:
     wanted = messages.decoded(await request.body(), messages.StreamRequest)
-    stream = user_name(wanted.stream_name, "streamName", messages.STREAM_NAME_LENGTH_MAX)
+    stream = wanted.stream_name
+    if not is_user_name(stream, messages.STREAM_NAME_LENGTH_MAX):
+        return _nothing(400)
     config = messages.stream_config(wanted)
     match await _controller(request).create_stream(scope_name, stream, config):
         case "SUCCESS":

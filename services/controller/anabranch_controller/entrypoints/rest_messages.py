@@ -8,7 +8,7 @@ section 10).
 from __future__ import annotations
 
 import re
-from typing import Final, TypeVar
+from typing import Final, TypeGuard, TypeVar
 
 import msgspec
 from anabranch_events.model import (
@@ -187,12 +187,9 @@ def decoded(body: bytes, message: type[Message]) -> Message:
         raise InvalidArgument("request body", str(error)) from error
 
 
-def user_name(name: str | None, what: str, length_max: int) -> str:
-    """A name of the kind that users may give."""
-    if not name or not USER_NAME.fullmatch(name) or len(name) > length_max:
-        rule = f"letters, digits, dots and hyphens, at most {length_max}"
-        raise InvalidArgument(what, f"{name!r} is no name: {rule}")
-    return name
+def is_user_name(name: str | None, length_max: int) -> TypeGuard[str]:
+    """Whether users may name something so."""
+    return bool(name) and len(name) <= length_max and USER_NAME.fullmatch(name) is not None
 
 
 def stream_config(request: StreamRequest) -> StreamConfig:
