@@ -189,7 +189,7 @@ def decoded(body: bytes, message: type[Message]) -> Message:
 
 def is_user_name(name: str | None, length_max: int) -> TypeGuard[str]:
     """Whether users may name something so."""
-    return bool(name) and len(name) <= length_max and USER_NAME.fullmatch(name) is not None
+    return name is not None and len(name) <= length_max and bool(USER_NAME.fullmatch(name))
 
 
 def stream_config(request: StreamRequest) -> StreamConfig:
