@@ -25,7 +25,7 @@ async def test_scope_and_stream_live_and_die(cluster: Any) -> None:
     assert await finish(controller.create_stream("s", "x", fixed(2))) == "STREAM_EXISTS"
     assert await finish(controller.create_stream("none", "x", fixed(2))) == "SCOPE_NOT_FOUND"
     assert await finish(controller.create_stream("s", "a_b", fixed(2))) == "INVALID_STREAM_NAME"
-    assert (await finish(controller.list_streams("s", ""))).names == ("_MARKx", "x")
+    assert (await finish(controller.list_streams("s", ""))).names == ("x", "_MARKx")
     assert await finish(controller.current_segments("s", "x")) == (
         SegmentRange(0, 0.0, 0.5),
         SegmentRange(1, 0.5, 1.0),

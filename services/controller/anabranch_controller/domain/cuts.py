@@ -112,17 +112,40 @@ def _filled(
 
 
 def equal_or_after(epochs: Epochs, later: Cut, earlier: Cut) -> bool:
-    """Is no part of `later` before `earlier`? Raises UnknownSegment."""
+    """Is no part of `later` before `earlier`? Raises UnknownSegment.
+
+    A segment of the future counts only in the holes that it fills: beside a segment that is
+    still being read it says nothing about where the cut is. (Pravega counts it everywhere,
+    and so refuses to truncate a second time within such a cut.)
+    """
     later_span, earlier_span = span(epochs, later), span(epochs, earlier)
-    earlier_segments = segments_of(epochs, earlier)
-    for one in segments_of(epochs, later):
-        for other in earlier_segments:
+    earlier_pieces = _pieces(epochs, earlier)
+    for one in _pieces(epochs, later):
+        for other in earlier_pieces:
+            if not overlaps(one, other):
+                continue
             if one.id == other.id:
                 if later[one.id] < earlier[other.id]:
                     return False
-            elif overlaps(one, other) and later_span[one.id] < earlier_span[other.id]:
+            elif later_span[one.id] < earlier_span[other.id]:
                 return False
     return True
+
+
+def _pieces(epochs: Epochs, cut: Cut) -> list[SegmentRange]:
+    """The key space as the cut divides it: what is being read, and in the holes the future."""
+    segments = segments_of(epochs, cut)
+    present = [segment for segment in segments if cut[segment.id] >= 0]
+    future = [segment for segment in segments if cut[segment.id] < 0]
+    free = holes(present)
+    if free is None:
+        return segments
+    return present + [
+        SegmentRange(segment.id, max(segment.low, hole.low), min(segment.high, hole.high))
+        for hole in free
+        for segment in future
+        if overlaps(segment, hole)
+    ]
 
 
 def compare(

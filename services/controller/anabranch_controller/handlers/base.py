@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from anabranch_wire.names import InvalidName, check_given_name, check_scope_name, check_stream_name
+from anabranch_wire.names import (
+    InvalidName,
+    check_given_name,
+    check_scope_name,
+    check_stream_name,
+    is_internal,
+)
 
 from anabranch_controller.api import LIST_PAGE_MAX, Page
 from anabranch_controller.context import Context
@@ -85,6 +91,13 @@ def is_given_name(what: str, name: str) -> bool:
 
 
 def page(names: Iterable[str], token: str) -> Page:
-    """The names after `token`, ascending."""
-    following = sorted(name for name in names if name > token)[:LIST_PAGE_MAX]
+    """The names after `token`: those of users in order, then the internal ones."""
+    after = _listing_order(token)
+    following = sorted(
+        (name for name in names if not token or _listing_order(name) > after), key=_listing_order
+    )[:LIST_PAGE_MAX]
     return Page("SUCCESS", tuple(following), following[-1] if following else token)
+
+
+def _listing_order(name: str) -> tuple[bool, str]:
+    return is_internal(name), name

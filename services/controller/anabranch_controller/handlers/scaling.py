@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Final, assert_never
 
@@ -21,6 +22,8 @@ from anabranch_controller.keys import StreamKey
 
 COMMAND_LIMIT_S: Final = 5.0  # the autoscaler asks again with fresh rates
 
+_HASH_MAP_BUCKETS: Final = 16
+_HASH_MAP_LOAD_MAX: Final = 0.75
 _FAILED: Final = ScaleReply("FAILURE", 0, ())
 
 
@@ -39,6 +42,7 @@ class ScalingHandlers(Handlers):
         requested_ms: int,
     ) -> ScaleReply:
         _check_ranges(ranges)
+        ranges = _numbering_order(ranges)
         if not is_stream_name(scope, stream):
             return _FAILED
         decided: list[ScaleStarted] = []
@@ -120,6 +124,26 @@ def _check_ranges(ranges: Sequence[KeyRange]) -> None:
         raise InvalidArgument("new key ranges", "each must start before it ends")
     if len({part.low for part in ranges}) != len(ranges):
         raise InvalidArgument("new key ranges", "two start at the same key")
+
+
+def _numbering_order(ranges: Sequence[KeyRange]) -> list[KeyRange]:
+    """The order in which a manual scale numbers its segments.
+
+    Pravega's request handler collects the ranges in a Java HashMap by their start, so they
+    come out by the hash of that double. For starts with few binary digits (halves, quarters)
+    that is the order of the request; for others it is not, and recorded ids show it.
+    """
+    buckets_count = _HASH_MAP_BUCKETS
+    while len(ranges) > _HASH_MAP_LOAD_MAX * buckets_count:
+        buckets_count *= 2
+    return sorted(ranges, key=lambda part: _java_hash(part.low) & (buckets_count - 1))
+
+
+def _java_hash(value: float) -> int:
+    """Of a Double, spread as HashMap does it."""
+    bits = int.from_bytes(struct.pack(">d", value))
+    folded = (bits ^ bits >> 32) & 0xFFFFFFFF
+    return folded ^ folded >> 16
 
 
 def _decide_command(
