@@ -179,7 +179,7 @@ def _stream_file(files: LocalFiles, container: int, file: LogFile, start: int) -
     """The frames of a file from `start` on, for as long as the caller asks."""
     descriptor = files.open(file.path)
     try:
-        window = _Window(files, descriptor)
+        window = Window(files, descriptor)
         offset = file.places.at_or_before(start)
         before = file.header if offset == FIRST_RECORD_BYTES else None
         expected = start
@@ -212,7 +212,7 @@ def _check_chain(before: Header | None, header: Header) -> None:
         raise Broken("the record is not the successor of the one before it")
 
 
-class _Window:
+class Window:
     """A piece of a file in memory that moves forward with the reader."""
 
     def __init__(self, files: LocalFiles, descriptor: int) -> None:

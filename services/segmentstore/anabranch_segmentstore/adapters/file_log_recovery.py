@@ -18,7 +18,9 @@ into the new epoch.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -34,16 +36,19 @@ from anabranch_segmentstore.adapters.file_log_format import (
     FIRSTS,
     FRAMES,
     HEADER_BYTES,
+    PAYLOAD_BYTES_MAX,
     Broken,
     Header,
     Kind,
-    check_blocks,
-    decode,
+    blocks_count,
     decode_first,
     later_records,
 )
-from anabranch_segmentstore.adapters.file_log_reading import LogFile
+from anabranch_segmentstore.adapters.file_log_reading import LogFile, Window
 from anabranch_segmentstore.ports import LogDamaged
+
+PIECE_BYTES: Final = 1024 * 1024  # what the search behind the end reads at once
+OVERLAP_BYTES: Final = HEADER_BYTES + 4 * blocks_count(PAYLOAD_BYTES_MAX)
 
 _FILE_NAME: Final = re.compile(r"(\d{8})\.wal")
 
@@ -54,6 +59,7 @@ def file_name(ordinal: int) -> str:
 
 class TailFrame(NamedTuple):
     kind: Kind
+    sequence: int
     position: int
     payload: bytes
 
@@ -72,32 +78,43 @@ class Recovered(NamedTuple):
     trims: list[tuple[Path, int]]
 
 
-class _Scan(NamedTuple):
-    """The intact records of a file, the offsets of their payloads in `data`, and where they end."""
+@dataclass(slots=True)
+class _Scan:
+    """The intact records of a file, gathered as they are read."""
 
-    headers: list[Header]
-    payload_offsets: list[int]
-    data: bytes
-    end_offset: int
+    last: Header
+    synced_end: int
+    snapshot: int
+    truncated_before: int
+    position: int  # of the newest frame below `synced_end`
+    tail: list[TailFrame] = field(default_factory=list)
+    end_offset: int = FIRST_RECORD_BYTES
+    rest_is_zero: bool = False
 
     @property
     def end_sequence(self) -> int:
-        return self.headers[-1].sequence + 1
+        return self.last.sequence + 1
 
-    @property
-    def rest_is_zero(self) -> bool:
-        rest = self.data[self.end_offset :]
-        return bool(rest) and not rest.strip(b"\0")
-
-    def frames(self, begin: int) -> list[TailFrame]:
-        """The frames from a sequence on."""
-        return [
-            TailFrame(
-                header.kind, header.position, self.data[offset : offset + header.payload_length]
-            )
-            for header, offset in zip(self.headers, self.payload_offsets, strict=True)
-            if header.sequence >= begin and header.kind in FRAMES
-        ]
+    def add(self, header: Header, payload: bytes) -> None:
+        """The next record."""
+        self.last = header
+        self.snapshot = max(self.snapshot, header.snapshot)
+        self.truncated_before = max(self.truncated_before, header.truncated_before)
+        if header.synced_end > self.synced_end:
+            self.synced_end = header.synced_end
+            kept = [frame for frame in self.tail if frame.sequence >= header.synced_end]
+            for frame in self.tail[: len(self.tail) - len(kept)]:
+                self.position = frame.position
+            self.tail = kept
+        if header.kind in FRAMES:
+            frame = TailFrame(header.kind, header.sequence, header.position, payload)
+            if header.kind is Kind.SNAPSHOT:
+                self.snapshot = header.position
+            if header.sequence < self.synced_end:
+                self.position = header.position
+            else:
+                self.tail.append(frame)
+        self.end_offset += header.record_bytes
 
 
 def recover(files: LocalFiles, directory: Path, container: int) -> Recovered:
@@ -118,19 +135,15 @@ class _Reader:
         """The log whose newest epoch consists of `log_files` (the last may be unfinished)."""
         scan = self._scan_end(log_files)
         last = log_files[-1]
-        tail_begin = max(header.synced_end for header in scan.headers)
-        durable = [header for header in scan.headers if header.sequence < tail_begin]
-        snapshots = [h.position for h in scan.headers if h.kind is Kind.SNAPSHOT]
-        last.end_sequence = tail_begin
-        truncated_before = max(header.truncated_before for header in scan.headers)
+        last.end_sequence = scan.synced_end
         return Recovered(
-            files=self._walk_back(log_files, max(truncated_before, 1)),
+            files=self._walk_back(log_files, max(scan.truncated_before, 1)),
             epoch=last.epoch,
-            end=tail_begin,
-            position=(durable[-1] if durable else last.header).position,
-            tail=scan.frames(tail_begin),
-            snapshot=max([*snapshots, *(header.snapshot for header in scan.headers)]),
-            truncated_before=truncated_before,
+            end=scan.synced_end,
+            position=scan.position,
+            tail=scan.tail,
+            snapshot=scan.snapshot,
+            truncated_before=scan.truncated_before,
             trims=[(last.path, scan.end_offset)] if scan.rest_is_zero else [],
         )
 
@@ -150,13 +163,13 @@ class _Reader:
 
     def _was_established(self, epoch: int, path: Path) -> bool:
         """Whether a file without a valid first record ever had one."""
-        data = self._read_all(path)
-        if data[:FIRST_RECORD_BYTES].strip(b"\0"):
-            return True  # something was there; it is written by one sector, so it was whole
         salt = read_salt(self._files, self._directory, epoch)
-        if salt is None:
-            return False
-        return any(header.synced_end > 0 for header in later_records(data, 0, salt))
+        with self._opened(path) as descriptor:
+            if self._files.read(descriptor, FIRST_RECORD_BYTES, 0).strip(b"\0"):
+                return True  # something was there; it is written by one sector, so it was whole
+            return salt is not None and any(
+                header.synced_end > 0 for header in self._later_records(descriptor, 0, salt)
+            )
 
     def _paths(self, epoch: int) -> list[Path]:
         directory = epoch_directory(self._directory, epoch)
@@ -174,12 +187,9 @@ class _Reader:
         """The files with their first records; a broken last one is left out on demand."""
         found: list[LogFile] = []
         for path in paths:
-            descriptor = self._files.open(path)
-            try:
+            with self._opened(path) as descriptor:
                 data = self._files.read(descriptor, FIRST_RECORD_BYTES, 0)
                 size = self._files.size(descriptor)
-            finally:
-                self._files.close(descriptor)
             try:
                 header, first = decode_first(data)
                 if header.container != self._container:
@@ -227,60 +237,78 @@ class _Reader:
         """The intact records of the last file. A file behind it whose first record is broken
         was never acknowledged, or is damage."""
         last = log_files[-1]
-        data = self._read_all(last.path)
-        scan = self._scan(last, data)
+        with self._opened(last.path) as descriptor:
+            scan = self._scan(last, descriptor)
+            self._check_rest(last, scan, last.path, descriptor, scan.end_offset)
+            scan.rest_is_zero = self._is_zero(descriptor, scan.end_offset)
+            size = self._files.size(descriptor)
         unfinished = last.path.with_name(file_name(last.ordinal + 1))
-        later = [(last.path, data[scan.end_offset :])]
         if unfinished in self._paths(last.epoch):
-            later.append((unfinished, self._read_all(unfinished)))
-        for path, rest in later:
-            for header in later_records(rest, 0, last.first.salt):
-                if header.epoch == last.epoch and header.synced_end > scan.end_sequence:
-                    at = scan.end_offset if path == last.path else 0
-                    raise self._damaged(path, at, _acknowledged(header, scan.end_sequence))
-        if len(data) < last.first.allocated_bytes and scan.headers[-1].kind is not Kind.CLOSE:
-            reason = f"the file was {last.first.allocated_bytes} bytes long, now {len(data)}"
-            raise self._damaged(last.path, len(data), reason)
-        for header in scan.headers:
-            if header.synced_end > scan.end_sequence:
-                reason = _acknowledged(header, scan.end_sequence)
-                raise self._damaged(last.path, scan.end_offset, reason)
+            with self._opened(unfinished) as descriptor:
+                self._check_rest(last, scan, unfinished, descriptor, 0)
+        if size < last.first.allocated_bytes and scan.last.kind is not Kind.CLOSE:
+            reason = f"the file was {last.first.allocated_bytes} bytes long, now {size}"
+            raise self._damaged(last.path, size, reason)
+        if scan.synced_end > scan.end_sequence:
+            reason = _acknowledged(scan.last, scan.synced_end, scan.end_sequence)
+            raise self._damaged(last.path, scan.end_offset, reason)
+        last.used_bytes = min(scan.end_offset, size)
         return scan
 
-    def _scan(self, file: LogFile, data: bytes) -> _Scan:
-        headers, payload_offsets = [file.header], [0]
-        offset = FIRST_RECORD_BYTES
+    def _scan(self, file: LogFile, descriptor: int) -> _Scan:
+        header = file.header
+        scan = _Scan(
+            last=header,
+            synced_end=header.synced_end,
+            snapshot=header.snapshot,
+            truncated_before=header.truncated_before,
+            position=header.position,
+        )
+        window = Window(self._files, descriptor)
         while True:
             try:
-                header = _record(data, offset, file.first.salt)
-                _check_follows(headers[-1], header)
+                header, payload = window.record(scan.end_offset, file.first.salt)
+                _check_follows(scan.last, header)
             except Broken:
-                break
-            headers.append(header)
-            payload_offsets.append(offset + HEADER_BYTES + header.table_bytes)
+                return scan
             if header.kind in FRAMES:
-                file.places.add(header.position, offset)
-            offset += header.record_bytes
-        file.used_bytes = min(offset, len(data))
-        return _Scan(headers, payload_offsets, data, offset)
+                file.places.add(header.position, scan.end_offset)
+            scan.add(header, payload)
 
-    def _read_all(self, path: Path) -> bytes:
+    def _check_rest(
+        self, last: LogFile, scan: _Scan, path: Path, descriptor: int, begin: int
+    ) -> None:
+        """Behind the end of the log nothing may say that something there was durable."""
+        for header in self._later_records(descriptor, begin, last.first.salt):
+            if header.epoch == last.epoch and header.synced_end > scan.end_sequence:
+                reason = _acknowledged(header, header.synced_end, scan.end_sequence)
+                raise self._damaged(path, begin, reason)
+
+    def _later_records(self, descriptor: int, begin: int, salt: int) -> Iterator[Header]:
+        """Intact headers from `begin` on; pieces overlap by the longest table, so that none is
+        cut in two."""
+        while piece := self._files.read(descriptor, PIECE_BYTES + OVERLAP_BYTES, begin):
+            yield from later_records(piece, 0, salt)
+            begin += PIECE_BYTES
+
+    def _is_zero(self, descriptor: int, begin: int) -> bool:
+        """Whether there is something behind `begin`, and nothing but zeros."""
+        size = self._files.size(descriptor)
+        pieces = (
+            self._files.read(descriptor, PIECE_BYTES, at) for at in range(begin, size, PIECE_BYTES)
+        )
+        return size > begin and not any(piece.strip(b"\0") for piece in pieces)
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[int]:
         descriptor = self._files.open(path)
         try:
-            return self._files.read(descriptor, self._files.size(descriptor), 0)
+            yield descriptor
         finally:
             self._files.close(descriptor)
 
     def _damaged(self, path: Path, offset: int, reason: str) -> LogDamaged:
         return LogDamaged(self._container, str(path), offset, reason)
-
-
-def _record(data: bytes, offset: int, salt: int) -> Header:
-    """The header of the record at `offset` if all of the record is intact; raises Broken."""
-    header, checksums = decode(data, offset, salt)
-    begin = offset + HEADER_BYTES + header.table_bytes
-    check_blocks(data[begin : begin + header.payload_length], checksums)
-    return header
 
 
 def _check_follows(before: Header, header: Header) -> None:
@@ -290,8 +318,8 @@ def _check_follows(before: Header, header: Header) -> None:
         raise Broken("the record is not the successor of the one before it")
 
 
-def _acknowledged(header: Header, end: int) -> str:
+def _acknowledged(header: Header, synced_end: int, end: int) -> str:
     return (
         f"record {end} is broken, but record {header.sequence} was written when everything "
-        f"below {header.synced_end} was durable"
+        f"below {synced_end} was durable"
     )
