@@ -87,6 +87,15 @@ class Control:
         )
         assert reply.status == pb.UpdateStreamStatus.SUCCESS, reply.status
 
+    def transaction_state(self, scope: str, stream: str, number: int) -> str:
+        """`number` is what `get_txn_id` gives."""
+        request = pb.TxnRequest(
+            streamInfo=_info(scope, stream),
+            txnId=pb.TxnId(highBits=number >> 64, lowBits=number & (2**64 - 1)),
+        )
+        reply = self.stub.checkTransactionState(request, timeout=CALL_LIMIT_S)
+        return pb.TxnState.State.Name(reply.state)
+
     def head(self, scope: str, stream: str) -> dict[int, int]:
         """Segments and offsets at which a new reader begins."""
         reply = self.stub.getSegments(

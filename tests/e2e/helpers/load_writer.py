@@ -5,11 +5,16 @@ is flushed is acknowledged); ends at the end of stdin with the counts of each ke
 """
 
 import json
+import os
 import select
 import sys
 import time
 
 import pravega_client
+
+# The native library logs to stdout; what the parent parses goes where stdout was.
+ANSWERS = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
 
 BATCH_S = 0.05  # a flush twenty times a second
 
@@ -18,7 +23,8 @@ def main():
     controller, scope, stream, keys, rate, size = sys.argv[1:]
     keys, rate, size = int(keys), float(rate), int(size)
     batch = max(1, round(rate * BATCH_S))
-    writer = pravega_client.StreamManager(controller).create_writer(scope, stream, batch * 2)
+    manager = pravega_client.StreamManager(controller)  # its end is the end of its writers
+    writer = manager.create_writer(scope, stream, batch * 2)
     counts = [0] * keys
     total, slot, due = 0, 0, time.monotonic()
     while not stopped():
@@ -45,7 +51,7 @@ def stopped():
 
 
 def tell(**what):
-    print(json.dumps({"t": time.monotonic(), **what}), flush=True)
+    print(json.dumps({"t": time.monotonic(), **what}), file=ANSWERS, flush=True)
 
 
 if __name__ == "__main__":
