@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
 import msgspec
-from anabranch_events.bus import StreamRates
+from anabranch_events.bus import SegmentRate, StreamRates
 from anabranch_events.feed import StreamScaled
 from anabranch_events.model import SegmentRange
 
@@ -200,19 +200,24 @@ def _spans(
 
 
 def _cells(clock: NightClock, samples: Sequence[StreamRates], spans: dict[int, Span]) -> list[Cell]:
-    cells: list[Cell] = []
-    previous_ms = 0
+    """Each segment's samples in order; its last one lasts until the segment ends."""
+    of_segment: dict[int, list[tuple[float, SegmentRate]]] = {}
     for sample in sorted(samples, key=lambda sample: sample.at_ms):
-        start_ms = max(previous_ms, sample.at_ms - CELL_MS_MAX)
-        start_s, end_s = clock.taxi_s(start_ms), clock.taxi_s(sample.at_ms)
-        previous_ms = sample.at_ms
+        at_s = clock.taxi_s(sample.at_ms)
         for segment in sample.segments:
-            span = spans.get(segment.id)
-            begin, end = max(start_s, 0.0), min(end_s, float(NIGHT_S))
-            if span is not None:
-                begin, end = max(begin, span.start_s), min(end, span.end_s)
-            if end > begin:
-                cells.append(Cell(begin, end, segment.low, segment.high, segment.rate, segment.id))
+            of_segment.setdefault(segment.id, []).append((at_s, segment))
+    longest_s = CELL_MS_MAX / 1000 * clock.speed
+    cells: list[Cell] = []
+    for identity, seen in of_segment.items():
+        span = spans.get(identity)
+        begin = span.start_s if span else 0.0
+        end = min(span.end_s if span else seen[-1][0], float(NIGHT_S))
+        before = max(begin, 0.0)
+        for at_s, segment in [*seen, (end, seen[-1][1])]:
+            start, stop = max(before, at_s - longest_s), min(at_s, end)
+            if stop > start:
+                cells.append(Cell(start, stop, segment.low, segment.high, segment.rate, identity))
+            before = max(before, stop)
     return cells
 
 

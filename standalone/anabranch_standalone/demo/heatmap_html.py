@@ -156,7 +156,7 @@ def _legend(picture: Picture) -> list[str]:
     parts = [
         f'<linearGradient id="ramp" x1="0" y1="1" x2="0" y2="0">{stops}</linearGradient>',
         _rect(box.left, box.top, box.width, box.height, "url(#ramp)"),
-        _text(box.left - 4, box.top - 14, f"{picture.unit} per segment", "small"),
+        _text(WIDTH - 12, box.top - 14, f"{picture.unit} per segment", "small", "end"),
     ]
     step = nice_step(picture.rate_max, 5)
     for index in range(int(picture.rate_max / step) + 1):

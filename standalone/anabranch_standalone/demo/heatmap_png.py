@@ -192,7 +192,8 @@ def _draw_legend(sheet: _Sheet, picture: Picture) -> None:
         y = box.y(index * step / picture.rate_max)
         sheet.line([(box.right, y), (box.right + 5, y)], INK, 1)
         sheet.text(box.right + 9, y, f"{index * step:g}", size=13, anchor="lm")
-    sheet.text(box.left - 4, box.top - 12, f"{picture.unit} per segment", size=13, anchor="lb")
+    title = f"{picture.unit} per segment"
+    sheet.text(WIDTH - 12, box.top - 12, title, size=13, anchor="rb")
     y = box.y(picture.target_rate / picture.rate_max)
     sheet.line([(box.left - 6, y), (box.right + 5, y)], INK, 2)
     sheet.text(box.left - 9, y, "target", size=13, anchor="rm")

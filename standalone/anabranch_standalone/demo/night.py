@@ -115,7 +115,7 @@ class Night:
         when = label(self.written.taxi_s)
         line = (
             f"{when}  written {self.written.events_count:>9,}  read {self.read_count:>9,}"
-            f"  {rate:>7.1f} KB/s  {self.segments_count:>2} segments"
+            f"  {rate:>7.1f} KB/s  segments {self.segments_count:>2}"
         )
         if self.written.behind_s > 1:
             line += f"  (writer {self.written.behind_s:.1f} s behind)"

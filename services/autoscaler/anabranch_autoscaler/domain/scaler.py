@@ -51,7 +51,7 @@ RETRY_S: Final = 2.0
 STARTED_SILENCE_S: Final = 30.0
 # Rates are shown when a report brought new ones; reports of several stores count as one, and
 # while none comes what little is known is shown at the slower pace.
-RATES_INTERVAL_S: Final = 0.9
+RATES_INTERVAL_S: Final = 0.7
 RATES_SILENT_INTERVAL_S: Final = 2.0
 DENSITY_HALF_LIFE_WINDOWS: Final = 30
 # A store that was not told when a segment was created counts from 1970; no segment is that old.
@@ -181,7 +181,8 @@ class Autoscaler:
             pause_s = RATES_INTERVAL_S if stream.is_measured else RATES_SILENT_INTERVAL_S
             if now_s - stream.rates_at_s >= pause_s:
                 stream.rates_at_s, stream.is_measured = now_s, False
-                effects.append(ShowRates(_rates_shown(stream, now_s, now_ms)))
+                shown = _rates_shown(stream, now_s, now_ms)
+                effects += [ShowRates(shown)] if shown.segments else []
         return effects
 
     def _decide(self, stream: _Stream, now_s: float, now_ms: int) -> list[Effect]:
