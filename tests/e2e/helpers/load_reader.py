@@ -85,3 +85,4 @@ def tell(**what):
 
 if __name__ == "__main__":
     asyncio.run(main())
+    os._exit(0)  # the native threads may abort an orderly end

@@ -56,3 +56,4 @@ def tell(**what):
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # the native threads may abort an orderly end
