@@ -53,6 +53,7 @@ async def faked_store(
     member_id: str = "segmentstore-0",
     registry: MemoryRegistry | None = None,
     logs: LogStore | None = None,
+    wait_for_serving: bool = True,
 ) -> AsyncIterator[FakedStore]:
     """Running, with all containers assigned to it and serving."""
     clock = SystemClock()
@@ -83,7 +84,8 @@ async def faked_store(
     await registry.assign([Assignment(n, member_id, 1) for n in range(containers)])
     running = asyncio.ensure_future(store.run(member))
     try:
-        await eventually(lambda: running.done() or len(store.serving) == containers)
+        if wait_for_serving:
+            await eventually(lambda: running.done() or len(store.serving) == containers)
         yield FakedStore(store, registry, bus, member, "127.0.0.1", bound)
     finally:
         server.close()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from itertools import chain
+from typing import Final
 
 import structlog
 from anabranch_kit.adapters.file_object_store import UnsupportedObjectStore, open_object_store
@@ -39,7 +41,7 @@ from anabranch_segmentstore.settings import MIB, SegmentStoreSettings
 from anabranch_segmentstore.store import SegmentStore
 from anabranch_segmentstore.tiering import TieringSettings
 
-BACKLOG = 1024  # connections that the kernel accepts ahead of us
+BACKLOG: Final = 1024  # connections that the kernel accepts ahead of us
 
 log = structlog.stdlib.get_logger("anabranch.segmentstore")
 
@@ -51,6 +53,8 @@ async def serve(settings: SegmentStoreSettings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as owned:
         lock = _lock(settings)
         owned.callback(lock.release)
+        listening = _bind(settings)
+        owned.callback(listening.close)
         objects = _open_objects(settings)
         owned.push_async_callback(objects.close)
         logs = FileLogStore(settings.wal_dir, new_id=new_id, file_bytes=settings.log_file_mib * MIB)
@@ -81,7 +85,8 @@ async def serve(settings: SegmentStoreSettings, stop: asyncio.Event) -> None:
             new_id=new_id,
             containers_count=settings.containers or None,
         )
-        port = await _listen(store, settings, owned)
+        port: int = listening.getsockname()[1]
+        await _listen(store, listening, owned)
         await _start_health(store, settings, owned)
         member = Member(
             id=settings.member_id,
@@ -168,22 +173,23 @@ def _open_registry(settings: SegmentStoreSettings, clock: Clock) -> RedisRegistr
         raise CannotStart(f"--redis-url {settings.redis_url}: {error}") from error
 
 
-async def _listen(
-    store: SegmentStore, settings: SegmentStoreSettings, owned: AsyncExitStack
-) -> int:
-    loop = asyncio.get_running_loop()
+def _bind(settings: SegmentStoreSettings) -> socket.socket:
+    """Before anything slow, so that a taken port is said at once. Clients that come early wait
+    in the queue of the kernel."""
     try:
-        server = await loop.create_server(
-            lambda: Connection(store), settings.host, settings.port, backlog=BACKLOG
-        )
+        return socket.create_server((settings.host, settings.port), backlog=BACKLOG)
     except OSError as error:
         raise CannotStart(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. "
             "Another segment store may be running; choose another with --port."
         ) from error
+
+
+async def _listen(store: SegmentStore, listening: socket.socket, owned: AsyncExitStack) -> None:
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Connection(store), sock=listening, backlog=BACKLOG
+    )
     owned.callback(server.close)
-    port: int = server.sockets[0].getsockname()[1]
-    return port
 
 
 async def _start_health(

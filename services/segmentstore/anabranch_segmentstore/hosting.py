@@ -28,6 +28,7 @@ from anabranch_segmentstore.ports import (
     ContainerId,
     DurableLog,
     LogDamaged,
+    LogError,
     LogFenced,
     LogStore,
 )
@@ -124,7 +125,12 @@ class ContainerHost:
             self._give_up(reason)
             return False
         self._starts.append(now)
-        log.error("container.restarting", container=self.number, exc_info=reason)
+        log.error(
+            "container.restarting",
+            container=self.number,
+            reason=str(reason),
+            exc_info=_traceback_of(reason),
+        )
         await self._clock.sleep(RESTART_PAUSE_S)
         return True
 
@@ -134,7 +140,8 @@ class ContainerHost:
             "container.given_up",
             container=self.number,
             restarts=len(self._starts),
-            exc_info=reason,
+            reason=str(reason),
+            exc_info=_traceback_of(reason),
         )
 
     async def _live(self) -> Exception | None:
@@ -202,3 +209,8 @@ class ContainerHost:
             await asyncio.get_running_loop().create_future()  # until cancelled
         finally:
             await subscription.close()
+
+
+def _traceback_of(reason: Exception) -> Exception | None:
+    """A bug's traceback is worth reading; a disk's error says all in its message."""
+    return None if isinstance(reason, LogError) else reason
