@@ -133,19 +133,21 @@ def equal_or_after(epochs: Epochs, later: Cut, earlier: Cut) -> bool:
 
 
 def _pieces(epochs: Epochs, cut: Cut) -> list[SegmentRange]:
-    """The key space as the cut divides it: what is being read, and in the holes the future."""
+    """The key space as the cut divides it: what is being read, and in the holes the future.
+
+    Of several segments of the future in one place, the earliest comes next.
+    """
     segments = segments_of(epochs, cut)
     present = [segment for segment in segments if cut[segment.id] >= 0]
     future = [segment for segment in segments if cut[segment.id] < 0]
-    free = holes(present)
-    if free is None:
-        return segments
-    return present + [
-        SegmentRange(segment.id, max(segment.low, hole.low), min(segment.high, hole.high))
-        for hole in free
-        for segment in future
-        if overlaps(segment, hole)
-    ]
+    pieces = list(present)
+    for segment in sorted(future, key=lambda one: one.id):
+        pieces += [
+            SegmentRange(segment.id, max(segment.low, hole.low), min(segment.high, hole.high))
+            for hole in holes(pieces) or ()
+            if overlaps(segment, hole)
+        ]
+    return pieces
 
 
 def compare(
@@ -172,19 +174,21 @@ def compare(
 def between(epochs: Epochs, current: int, start: Cut, end: Cut) -> dict[int, SegmentRange]:
     """Every segment on or between two cuts, by id. An empty `start` is the beginning of the
     stream, an empty `end` its epoch `current`. Raises UnknownSegment."""
-    starts = segments_of(epochs, start) if start else list(epochs[0].segments)
-    ends = segments_of(epochs, end) if end else list(epochs[current].segments)
-    start_span = span(epochs, start) if start else dict.fromkeys((s.id for s in starts), 0)
-    end_span = span(epochs, end) if end else dict.fromkeys((s.id for s in ends), current)
+    starts = start or {segment.id: 0 for segment in epochs[0].segments}
+    ends = end or {segment.id: 0 for segment in epochs[current].segments}
+    start_span = span(epochs, start) if start else dict.fromkeys(starts, 0)
+    end_span = span(epochs, end) if end else dict.fromkeys(ends, current)
+    start_pieces, end_pieces = _pieces(epochs, starts), _pieces(epochs, ends)
     whole_from, whole_to = max(start_span.values()), min(end_span.values())
-    found: dict[int, SegmentRange] = {}
+    on_cuts = (*segments_of(epochs, starts), *segments_of(epochs, ends))
+    found = {segment.id: segment for segment in on_cuts}
     for epoch in range(min(start_span.values()), max(end_span.values()) + 1):
         for segment in epochs[epoch].segments:
             if segment.id in found:
                 continue
             if whole_from <= epoch <= whole_to or (
-                all(segment.id >= cut.id for cut in starts if overlaps(segment, cut))
-                and all(segment.id <= cut.id for cut in ends if overlaps(segment, cut))
+                all(segment.id >= cut.id for cut in start_pieces if overlaps(segment, cut))
+                and all(segment.id <= cut.id for cut in end_pieces if overlaps(segment, cut))
             ):
                 found[segment.id] = segment
     return found
