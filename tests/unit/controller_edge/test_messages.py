@@ -148,21 +148,6 @@ def test_reader_group_is_echoed() -> None:
     assert messages.group_configuration("s", "g", config) == _group()
 
 
-@pytest.mark.parametrize(
-    ("asked", "numbered"),
-    [
-        ([0.0, 0.5], [0.0, 0.5]),
-        ([0.25, 0.0], [0.25, 0.0]),
-        ([0.0, 0.1, 0.7], [0.0, 0.7, 0.1]),
-        ([0.1, 0.4], [0.1, 0.4]),
-    ],
-)
-def test_new_segments_are_numbered_as_recorded(asked: list[float], numbered: list[float]) -> None:
-    """A script that computes the ids of a scale on Pravega must find the same ones here."""
-    entries = [pb.ScaleRequest.KeyRangeEntry(start=start, end=1.0) for start in asked]
-    assert [one.low for one in messages.key_ranges(entries)] == numbered
-
-
 @pytest.mark.parametrize("change", [{"retentionType": 9}, {"readerGroupId": "hello"}])
 def test_reader_group_with_senseless_fields_is_refused(change: dict[str, Any]) -> None:
     """Stored as it is, it could never be compared or retained by."""

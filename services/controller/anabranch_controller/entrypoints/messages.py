@@ -10,7 +10,6 @@ and a test walks all of them.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 from uuid import UUID
@@ -38,9 +37,6 @@ from anabranch_controller.errors import InvalidArgument
 GroupRetention = Literal["none", "manual", "automatic"]
 
 NO_TOKEN: Final = ""  # the delegation token while authorisation is off: empty in every reply
-
-HASH_MAP_BUCKETS_MIN: Final = 16  # of java.util.HashMap, as is the next one
-HASH_MAP_LOAD_MAX: Final = 0.75
 
 SCALE_NUMBERS: Final[dict[ScaleType, pb.ScalingPolicy.ScalingPolicyType.ValueType]] = {
     "fixed": pb.ScalingPolicy.FIXED_NUM_SEGMENTS,
@@ -124,25 +120,7 @@ def _retention(policy: pb.RetentionPolicy) -> RetentionPolicy | None:
 
 
 def key_ranges(entries: Iterable[pb.ScaleRequest.KeyRangeEntry]) -> tuple[KeyRange, ...]:
-    """The new ranges in the order in which they are numbered.
-
-    Pravega keeps them in a Java HashMap by their start, so its numbers follow that map's
-    order (recorded: 0.0, 0.1, 0.7 are numbered 0.0, 0.7, 0.1). No client depends on it, but
-    equal ids are what makes two servers comparable.
-    """
-    ranges = [KeyRange(entry.start, entry.end) for entry in entries]
-    buckets_count = HASH_MAP_BUCKETS_MIN
-    while len(ranges) > buckets_count * HASH_MAP_LOAD_MAX:
-        buckets_count *= 2
-    # Sorting is stable: within a bucket the order of the request stays.
-    return tuple(sorted(ranges, key=lambda one: _java_hash(one.low) & (buckets_count - 1)))
-
-
-def _java_hash(number: float) -> int:
-    """What a Java HashMap makes of a Double: the folded bits, with their halves mixed."""
-    bits = int.from_bytes(struct.pack(">d", number))
-    folded = (bits ^ bits >> 32) & 0xFFFF_FFFF
-    return folded ^ folded >> 16
+    return tuple(KeyRange(entry.start, entry.end) for entry in entries)
 
 
 def transaction_id(message: pb.TxnId) -> TransactionId:

@@ -293,7 +293,7 @@ def scale_metadata(history: ScaleHistory) -> ScaleMetadata:
         timestamp=history.at_ms,
         segments=[
             Segment(one.number, one.epoch, one.created_ms, one.low, one.high)
-            for one in history.segments
+            for one in sorted(history.segments, key=lambda one: (one.epoch, one.number))
         ],
         splits=history.splits,
         merges=history.merges,
