@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, assert_never
 
 import structlog
+from prometheus_client import Counter
 
 from anabranch_segmentstore.adapters.file_log_epochs import (
     Minted,
@@ -48,6 +49,12 @@ RESERVED_BYTES: Final = 4096  # at the end of each file: truncations and the clo
 DISK_FULL_RETRY_S: Final = 0.5
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+BATCHES: Final = Counter(
+    "anabranch_log_batches", "Batches written to the log, each with one sync", ["container"]
+)
+BYTES: Final = Counter(
+    "anabranch_log_bytes", "Bytes written to the log, headers and padding too", ["container"]
+)
 log = structlog.stdlib.get_logger("anabranch.log")
 
 
@@ -113,6 +120,8 @@ class Writer:
         self._descriptor = -1
         self._offset = self._size = 0
         self._failure: LogError | None = None
+        self._batches_count = BATCHES.labels(str(container))
+        self._bytes_count = BYTES.labels(str(container))
 
     @property
     def epoch(self) -> int:
@@ -270,6 +279,8 @@ class Writer:
             self._finish(finished, file.path.parent)
         self._synced_end, self.snapshot = self._sequence, newest_snapshot
         file.used_bytes = self._offset
+        self._batches_count.inc()
+        self._bytes_count.inc(self._offset - begin)
         check_fence(self._files, self._directory, self._container, self.epoch)
         return outcomes
 
