@@ -129,7 +129,8 @@ def compose(
     scaled: Sequence[StreamScaled],
 ) -> Picture:
     """The picture of one night. Events may come in any order, repeated ones count once."""
-    changes = sorted({event.epoch: event for event in scaled}.values(), key=lambda e: e.epoch)
+    once = {event.epoch: event for event in scaled if clock.taxi_s(event.at_ms) < NIGHT_S}
+    changes = sorted(once.values(), key=lambda event: event.epoch)
     spans = _spans(clock, initial, changes)
     cells = _cells(clock, samples, {span.segment: span for span in spans})
     totals = [
