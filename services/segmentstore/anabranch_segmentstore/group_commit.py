@@ -30,6 +30,8 @@ FRAME_OVERHEAD_MAX: Final = 4096  # one operation and the footer, beside its dat
 RUNS_PER_FRAME_MAX: Final = 64  # more pieces than this are copied together before the write
 BUSY_BYTES_DEFAULT: Final = 32 * 1024 * 1024  # accepted and not durable, per container
 
+DRAIN_S_MAX: Final = 5.0  # below what supervisors grant a service for its stop
+
 Reply = tuple[Callable[[Any], None], object]
 
 
@@ -203,19 +205,24 @@ class GroupCommit:
         self.is_held_back = False
         self._wake_idle()
 
-    async def close(self) -> None:
-        """Wait for the writes that are under way; call `fail` or drain first."""
-        while self._writes:
-            await asyncio.wait(self._writes)
-
     async def drain(self) -> None:
-        """Until all that was accepted is durable, or failed."""
-        while self.failure is None and (self._queue or self._in_flight):
+        """Until all that was accepted before this call is durable, or failed.
+
+        Gives up after DRAIN_S_MAX: a full disk keeps the log waiting for as long as it is full.
+        """
+        if self.failure is None and (self._queue or self._in_flight):
             waiter: asyncio.Future[None] = self._loop.create_future()
             self.reply(resolver(waiter), None)
-            await asyncio.wait([waiter])
-            if waiter.exception() is not None:
-                return
+            await asyncio.wait([waiter], timeout=DRAIN_S_MAX)
+            if waiter.done():
+                waiter.exception()  # a failure was told to `ended`
+
+    async def close(self) -> None:
+        """End the writes that are under way; after `fail`. What became of them is unknown."""
+        for write in self._writes:
+            write.cancel()
+        if self._writes:
+            await asyncio.wait(self._writes)
 
     # --- the pump ---
 

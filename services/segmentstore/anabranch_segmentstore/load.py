@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from anabranch_segmentstore.domain.attributes import CREATION_TIME
-from anabranch_segmentstore.domain.names import is_user_stream_segment
 from anabranch_segmentstore.domain.state import ContainerState, Segment
 
 
@@ -43,10 +42,7 @@ class LoadBook:
                 segment.attributes.get(CREATION_TIME, 0),
             )
             for segment in state.segments.values()
-            if not segment.is_sealed
-            and segment.is_durably_created
-            and segment.table is None
-            and is_user_stream_segment(segment.name)
+            if segment.is_user_stream and not segment.is_sealed and segment.is_durably_created
         ]
         self.bytes_count.clear()
         self.events_count.clear()

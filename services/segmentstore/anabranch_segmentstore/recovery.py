@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from anabranch_segmentstore.collection import paused
 from anabranch_segmentstore.domain.frames import decode_frame
 from anabranch_segmentstore.domain.operations import TableChanged
 from anabranch_segmentstore.domain.snapshot import decode_snapshot
@@ -31,7 +32,8 @@ async def recover(log: DurableLog) -> Recovered:
         assert frame.position > last, "the log replays in order"
         last = frame.position
         if frame.is_snapshot:
-            state = decode_snapshot(frame.payload)
+            with paused():
+                state = decode_snapshot(frame.payload)
             snapshot_position, frames_count, frames_bytes = frame.position, 0, 0
         else:
             replay_frame(state, frame)

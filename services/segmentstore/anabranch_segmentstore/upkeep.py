@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from anabranch_segmentstore.collection import paused
 from anabranch_segmentstore.domain.operations import LogCut
 from anabranch_segmentstore.domain.snapshot import encode_snapshot
 from anabranch_segmentstore.ports import LogPosition
@@ -63,7 +64,8 @@ class Upkeep:
     def snapshot(self) -> None:
         """Write the state as it is accepted now behind everything that led to it."""
         container, commits = self._container, self._container.commits
-        payload = encode_snapshot(container.state)
+        with paused():
+            payload = encode_snapshot(container.state)
         self._is_snapshot_under_way = True
         self._frames_at_snapshot = commits.frames_count
         self._bytes_at_snapshot = commits.frames_bytes

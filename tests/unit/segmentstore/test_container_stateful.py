@@ -485,6 +485,7 @@ class ContainerMachine(RuleBasedStateMachine):
                 segment.data
             ):
                 continue  # deleted and created again, and that is not durable yet
+            assert live.durable_length == len(segment.data), "readers see what may be lost"
             expected = bytes(segment.data[accepted.start :])
             if expected:
                 assert self.run(self.read(name, accepted.start, len(expected))) == expected

@@ -21,6 +21,7 @@ from anabranch_segmentstore.domain.attributes import EVENT_COUNT, AttributeId, a
 from anabranch_segmentstore.domain.chunks import ChunkLedger
 from anabranch_segmentstore.domain.errors import NoSuchSegment
 from anabranch_segmentstore.domain.extents import ChunkPlace, Extent, Extents, LogPlace
+from anabranch_segmentstore.domain.names import is_user_stream_segment
 from anabranch_segmentstore.domain.operations import (
     AttributesUpdated,
     ChunkIntended,
@@ -64,6 +65,10 @@ class Segment:
     durable_length: int = 0
     is_durably_created: bool = False
     is_durably_sealed: bool = False
+    is_user_stream: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_user_stream = self.table is None and is_user_stream_segment(self.name)
 
     @property
     def length(self) -> int:
