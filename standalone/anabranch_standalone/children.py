@@ -29,13 +29,18 @@ LOG_TAIL_LINES: Final = 8
 
 
 class ChildSpec(NamedTuple):
-    """`environment` is added to the supervisor's own. Children of a higher wave stop first."""
+    """`environment` is added to the supervisor's own. Children of a higher wave stop first.
+
+    `held_port` is held open while the child is started again (held_port.py); it must listen
+    there with SO_REUSEPORT.
+    """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
     wave: int
     is_member: bool
+    held_port: int | None = None
 
 
 class Child:

@@ -78,11 +78,12 @@ class Cluster:
                 {
                     "grpc-host": HOST,
                     "grpc-port": self.ports["controller-port"],
+                    "grpc-share-port": "true",
                     "rest-host": HOST,
                     "rest-port": self.ports["rest-port"],
                     "containers": self.options.containers_count,
                 },
-            ),
+            )._replace(held_port=self.ports["controller-port"]),
             self._service(
                 SEGMENTSTORE,
                 "anabranch_segmentstore",

@@ -29,10 +29,12 @@ from anabranch_kit.ports.registry import Registry, RegistryUnavailable
 from anabranch_standalone import children, readiness, restarts
 from anabranch_standalone.children import Child, ChildSpec, describe_end
 from anabranch_standalone.cluster import Cluster
+from anabranch_standalone.held_port import HeldPort, can_hold
 
 SERVERS_LIMIT_S: Final = 15.0
 READY_LIMIT_S: Final = 60.0
 READY_POLL_S: Final = 0.05
+HELD_POLL_S: Final = 0.02
 # A service leaves within 10 s by itself (anabranch_kit.run); the servers within 1 s.
 STOP_LIMIT_S: Final = 12.0
 # A second signal within this time is the first one's echo: some senders signal a process and
@@ -99,9 +101,9 @@ class Supervisor:
 
     def _keep(self, group: asyncio.TaskGroup, spec: ChildSpec) -> None:
         self._spawn(spec)
-        group.create_task(self._keep_alive(spec))
+        group.create_task(self._keep_alive(group, spec))
 
-    async def _keep_alive(self, spec: ChildSpec) -> None:
+    async def _keep_alive(self, group: asyncio.TaskGroup, spec: ChildSpec) -> None:
         deaths: list[float] = []
         while True:
             child = self._children[spec.name]
@@ -111,6 +113,7 @@ class Supervisor:
                 case restarts.GiveUp(reason):
                     raise _given_up(child, exit_code, reason)
                 case restarts.Restart(pause_s):
+                    held = self._hold(spec)
                     note(
                         f"{spec.name} (pid {child.pid}) {describe_end(exit_code)}; "
                         f"starting it again (log: {child.log})"
@@ -118,6 +121,25 @@ class Supervisor:
                     await self._strike_off(child)
                     await self._clock.sleep(pause_s)
                     self._spawn(spec)
+                    if held is not None:
+                        group.create_task(self._let_go(held, self._children[spec.name]))
+
+    def _hold(self, spec: ChildSpec) -> HeldPort | None:
+        if spec.held_port is None or not can_hold():
+            return None
+        try:
+            return HeldPort(spec.held_port)
+        except OSError as error:
+            note(f"cannot hold port {spec.held_port} of {spec.name} meanwhile: {error.strerror}")
+            return None
+
+    async def _let_go(self, held: HeldPort, child: Child) -> None:
+        """Close a held port once the child listens itself, or has died again."""
+        try:
+            while child.exit_code is None and not held.has_successor():
+                await self._clock.sleep(HELD_POLL_S)
+        finally:
+            held.close()
 
     def _spawn(self, spec: ChildSpec) -> None:
         options = self._cluster.options

@@ -67,7 +67,9 @@ async def serve(settings: ControllerSettings, stop: asyncio.Event) -> None:
     """Run until `stop` is set. Raises CannotStart when something outside is not as needed."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        grpc = GrpcServer(clock=clock, instance=settings.member_id)
+        grpc = GrpcServer(
+            clock=clock, instance=settings.member_id, share_port=settings.grpc_share_port
+        )
         rest = RestServer()
         stack.push_async_callback(grpc.stop)
         stack.push_async_callback(rest.stop)

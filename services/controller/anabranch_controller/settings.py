@@ -22,6 +22,10 @@ class ControllerSettings(ServiceSettings):
 
     grpc_host: str = Field("127.0.0.1", description="address to listen on for gRPC")
     grpc_port: int = Field(9090, ge=0, le=65535, description="port for gRPC; 0 for a free one")
+    grpc_share_port: bool = Field(
+        False,
+        description="listen with SO_REUSEPORT, for a supervisor that holds the port meanwhile",
+    )
     rest_host: str = Field("127.0.0.1", description="address to listen on for REST")
     rest_port: int = Field(10080, ge=0, le=65535, description="port for REST; 0 for a free one")
     advertised_host: str = Field(

@@ -62,6 +62,9 @@ class Program:
     def assert_alive(self) -> None:
         assert self._process.poll() is None, "".join(self._errors)[-3000:]
 
+    def errors(self) -> str:
+        return "".join(self._errors)
+
     def end(self, limit_s: float = END_LIMIT_S) -> None:
         try:
             self._process.wait(limit_s)
@@ -147,5 +150,12 @@ class Load:
         self.reader.end()
         violations = [line["violation"] for line in self.reader.lines if "violation" in line]
         assert violations == [], violations
-        assert self.reader.last("final") == written, "not all that was acknowledged was read"
+        read = self.reader.last("final")
+        missing = {
+            key: n - m for key, (n, m) in enumerate(zip(written, read, strict=True)) if n != m
+        }
+        assert not missing, (
+            f"of {sum(written)} acknowledged events {sum(missing.values())} were not read, "
+            f"by key: {missing}\n{self.reader.errors()[-3000:]}"
+        )
         return sum(written)

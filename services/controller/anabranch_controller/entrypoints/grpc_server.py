@@ -38,17 +38,20 @@ OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-    ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a coin toss
 )
 
 
 class GrpcServer:
     """Bound early, so that a taken port is said at once; serves from `start` until `stop`."""
 
-    def __init__(self, *, clock: Clock, instance: str, hold_s: float = HOLD_S) -> None:
+    def __init__(
+        self, *, clock: Clock, instance: str, hold_s: float = HOLD_S, share_port: bool = False
+    ) -> None:
+        """With `share_port` a supervisor can hold the port open over a restart; without it a
+        second server on the port is an error, not a coin toss."""
         self._server = grpc.aio.server(
             interceptors=[GrpcEdge(clock=clock, instance=instance, hold_s=hold_s)],
-            options=OPTIONS,
+            options=(*OPTIONS, ("grpc.so_reuseport", int(share_port))),
             maximum_concurrent_rpcs=CALLS_MAX,
         )
         self._health = health_aio.HealthServicer()
