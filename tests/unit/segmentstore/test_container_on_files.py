@@ -20,6 +20,7 @@ from anabranch_segmentstore.domain.flushing import FlushRules
 from anabranch_segmentstore.ports import ContainerId, DurableLog
 from anabranch_segmentstore.tiering import TieringSettings
 from anabranch_testkit.fakes.object_store import MemoryObjectStore
+from anabranch_testkit.waiting import eventually
 
 SEGMENTS = ["scope/stream/0.#epoch.0", "scope/stream/1.#epoch.0"]
 WRITER = UUID(int=1)
@@ -145,12 +146,11 @@ async def test_the_disk_of_tier_one_stays_small(files: Files) -> None:
     segment = SEGMENTS[0]
     await files.container.create_segment(segment, attributes={})
     after, written = NO_EVENT, 0
-    async with asyncio.timeout(30):
-        while written < 5_000_000:
-            after = await files.append(segment, after, files.random.randbytes(50_000))
-            written += 50_000
-        while files.log.stored_bytes > 1_500_000 or files.container.state.untiered_bytes:
-            await asyncio.sleep(0.05)
+    while written < 5_000_000:
+        after = await files.append(segment, after, files.random.randbytes(50_000))
+        written += 50_000
+    await eventually(lambda: not files.container.state.untiered_bytes, 30)
+    await eventually(lambda: files.log.stored_bytes < 1_500_000, 30)
     assert len(await files.read_all(segment)) == written
     await files.drop()
     await files.open()
