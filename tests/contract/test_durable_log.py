@@ -170,6 +170,16 @@ async def test_a_newer_opener_fences_the_older_one(open_log: OpenLog) -> None:
     assert [frame.payload for frame in await replayed(await open_log())] == [b"mine", b"next"]
 
 
+async def test_an_owner_learns_that_it_is_fenced_without_writing(open_log: OpenLog) -> None:
+    """A store that slept would answer reads from stale state."""
+    old = await open_log()
+    old.check_owner()
+    new = await open_log()
+    with pytest.raises(LogFenced):
+        old.check_owner()
+    new.check_owner()
+
+
 async def test_a_fenced_owner_deletes_nothing(open_log: OpenLog) -> None:
     """An owner that woke up late would delete what the new one needs."""
     old = await open_log()

@@ -208,6 +208,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         try:
             stored = await container.setup_append(command.segment, command.writer_id)
+            self._site.confirm(command.segment)
         except errors.Refusal as refusal:
             self._writers.pop(command.writer_id, None)
             reply = setup_refusal(refusal, command)

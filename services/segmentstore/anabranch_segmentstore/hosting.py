@@ -38,6 +38,9 @@ RESTART_WINDOW_S: Final = 60.0
 RESTART_PAUSE_S: Final = 0.2
 READY_WAIT_S: Final = 15.0  # how long requests wait for a container that is being opened
 SUBSCRIBE_AGAIN_S: Final = 1.0
+# A process that was paused longer than this asks its log before it answers anything: the lease
+# of a member is 3 s, so nobody takes its containers over in less.
+CONFIRM_AFTER_S: Final = 0.5
 
 Opener = Callable[[ContainerId, DurableLog], Awaitable[Container]]
 log = structlog.stdlib.get_logger("anabranch.hosting")
@@ -66,6 +69,7 @@ class ContainerHost:
         self._stopping = asyncio.Event()
         self._changed = asyncio.Condition()
         self._starts: deque[float] = deque()
+        self._confirmed = float("-inf")  # when the log knew no newer owner, monotonic
         self.given_up = ""  # why
         self.is_over = False
 
@@ -90,6 +94,21 @@ class ContainerHost:
         if opened is None:
             raise ContainerStopped(segment, self.given_up or "it has stopped")
         return opened
+
+    def confirm(self, segment: str) -> None:
+        """Before a reply leaves: that this is still the owner. Raises ContainerStopped."""
+        container = self._container
+        if container is None:
+            raise ContainerStopped(segment, self.given_up or "it has stopped")
+        now = self._clock.monotonic()
+        if now - self._confirmed < CONFIRM_AFTER_S:
+            return
+        try:
+            container.log.check_owner()
+        except LogError as error:
+            container.fail(error)
+            raise ContainerStopped(segment, str(error)) from error
+        self._confirmed = now
 
     def stop(self) -> None:
         """Finish what was accepted and close the log; `run` returns then."""

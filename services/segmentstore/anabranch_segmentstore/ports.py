@@ -92,6 +92,12 @@ class DurableLog(Protocol):
         """What the log occupies in tier 1 now, truncated files not counted."""
         ...
 
+    def check_owner(self) -> None:
+        """Raise LogFenced when a newer epoch exists (with some logs: when it cannot be ruled
+        out), LogFailed when that cannot be found out. Cheap and without waiting: the store asks
+        before it sends replies that no append has confirmed."""
+        ...
+
     async def append(self, parts: Sequence[Buffer], *, snapshot: bool = False) -> LogPosition:
         """Write one frame; on return it is durable *and* this epoch was not fenced.
 

@@ -47,6 +47,11 @@ class Site(Protocol):
         ContainerStopped when it runs elsewhere."""
         ...
 
+    def confirm(self, segment: str) -> None:
+        """Called before a reply leaves: a store that was paused may have lost the container
+        meanwhile, and must not answer from what it remembers. Raises ContainerStopped."""
+        ...
+
 
 class Context(NamedTuple):
     """One connection's view: `transients` are deleted when it goes away."""
@@ -77,10 +82,16 @@ async def answer(context: Context, command: c.SegmentRequest | c.TableRequest) -
     except errors.ContainerStopped:
         # Rust's tables take WrongHost for a failure; after a lost connection they try again.
         return None if request.is_table else c.WrongHost(command.request_id, segment)
+    reply: c.Reply | None
     try:
-        return await request.handle(context, container, command)
+        reply = await request.handle(context, container, command)
     except errors.Refusal as refusal:
-        return reply_to_refusal(refusal, command)
+        reply = reply_to_refusal(refusal, command)
+    try:
+        context.site.confirm(segment)
+    except errors.ContainerStopped:
+        return None
+    return reply
 
 
 # --- Refusals ----------------------------------------------------------------------------------

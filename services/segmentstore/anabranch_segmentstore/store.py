@@ -103,6 +103,12 @@ class SegmentStore:
             raise ContainerStopped(segment, "another store holds it, or none yet")
         return await host.ready(segment)
 
+    def confirm(self, segment: str) -> None:
+        host = self._hosts.get(self._number_of(segment))
+        if host is None:
+            raise ContainerStopped(segment, "it has stopped")
+        host.confirm(segment)
+
     async def _wait_for_count(self, segment: str) -> None:
         try:
             async with asyncio.timeout(READY_WAIT_S):

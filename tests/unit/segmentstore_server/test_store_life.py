@@ -124,6 +124,26 @@ async def test_a_store_that_lost_its_container_acknowledges_nothing(
         old.registry.away = False
 
 
+async def test_a_store_that_slept_answers_nothing_from_memory(
+    tmp_path: Path, support: ModuleType, peers: Any, block: Any
+) -> None:
+    """A reader would be told an old length by a store that lost the container in its sleep."""
+    async with support.faked_store(tmp_path) as old:
+        stale = await peers.connect(old)
+        await stale.create(SEGMENT)
+        old.registry.away = True
+        async with support.faked_store(tmp_path, member_id="segmentstore-1") as new:
+            fresh = await peers.connect(new)
+            await fresh.set_up(SEGMENT)
+            fresh.send(block(1, b"new"))
+            await fresh.reply()
+            for host in old.store.serving:
+                host._confirmed = float("-inf")  # as after a pause
+            stale.send(c.GetStreamSegmentInfo(5, SEGMENT))
+            assert await stale.closed() == []
+        old.registry.away = False
+
+
 async def test_another_number_of_containers_ends_the_store(
     tmp_path: Path, support: ModuleType
 ) -> None:

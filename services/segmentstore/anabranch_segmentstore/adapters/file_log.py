@@ -98,6 +98,9 @@ class FileLog:
     def stored_bytes(self) -> int:
         return sum(file.used_bytes for file in self._writer.log_files)
 
+    def check_owner(self) -> None:
+        self._writer.check_owner()
+
     async def append(self, parts: Sequence[Buffer], *, snapshot: bool = False) -> LogPosition:
         future = self._future(Appended)
         self._submit_open()

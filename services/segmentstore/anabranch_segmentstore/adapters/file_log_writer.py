@@ -127,6 +127,13 @@ class Writer:
     def epoch(self) -> int:
         return self._minted.epoch
 
+    def check_owner(self) -> None:
+        """From any thread. Raises LogFenced; LogFailed when the names cannot be listed."""
+        try:
+            check_fence(self._files, self._directory, self._container, self.epoch)
+        except OSError as error:
+            raise LogFailed(self._container, f"{error.strerror or error}") from error
+
     def submit(self, job: Job) -> None:
         if isinstance(job, CloseJob):
             self._stopping.set()

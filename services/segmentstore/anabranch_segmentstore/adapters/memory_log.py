@@ -96,6 +96,10 @@ class MemoryLog:
     def stored_bytes(self) -> int:
         return sum(len(frame.payload) for frame in self._disk.frames.values())
 
+    def check_owner(self) -> None:
+        if self._disk.epoch != self._epoch:
+            raise LogFenced(self._container, self._epoch, self._disk.epoch)
+
     async def append(self, parts: Sequence[Buffer], *, snapshot: bool = False) -> LogPosition:
         self._check()
         position = LogPosition(self._next_position)
