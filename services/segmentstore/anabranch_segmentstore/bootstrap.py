@@ -11,9 +11,9 @@ from itertools import chain
 from typing import Final
 
 import structlog
-from anabranch_kit.adapters.file_object_store import UnsupportedObjectStore, open_object_store
 from anabranch_kit.adapters.nats_bus import NatsBus
 from anabranch_kit.adapters.nats_connection import NatsUnreachable, connect_nats
+from anabranch_kit.adapters.object_stores import open_object_store
 from anabranch_kit.adapters.redis_registry import RedisRegistry
 from anabranch_kit.adapters.system_clock import SystemClock
 from anabranch_kit.health import HealthServer
@@ -21,7 +21,11 @@ from anabranch_kit.ids import new_id
 from anabranch_kit.membership import keep_announced
 from anabranch_kit.ports.bus import Bus
 from anabranch_kit.ports.clock import Clock
-from anabranch_kit.ports.object_store import ObjectStore, ObjectStoreUnavailable
+from anabranch_kit.ports.object_store import (
+    ObjectStore,
+    ObjectStoreUnavailable,
+    UnsupportedObjectStore,
+)
 from anabranch_kit.ports.registry import Member
 from anabranch_kit.run import CannotStart
 from nats.aio.client import Client
@@ -55,7 +59,7 @@ async def serve(settings: SegmentStoreSettings, stop: asyncio.Event) -> None:
         owned.callback(lock.release)
         listening = _bind(settings)
         owned.callback(listening.close)
-        objects = _open_objects(settings)
+        objects = await _open_objects(settings, clock)
         owned.push_async_callback(objects.close)
         logs = FileLogStore(settings.wal_dir, new_id=new_id, file_bytes=settings.log_file_mib * MIB)
         owned.push_async_callback(logs.close)
@@ -152,9 +156,9 @@ def _lock(settings: SegmentStoreSettings) -> DataDirectoryLock:
         raise CannotStart(f"--wal-dir {settings.wal_dir}: {error.strerror or error}") from error
 
 
-def _open_objects(settings: SegmentStoreSettings) -> ObjectStore:
+async def _open_objects(settings: SegmentStoreSettings, clock: Clock) -> ObjectStore:
     try:
-        return open_object_store(settings.tier2)
+        return await open_object_store(settings.tier2, clock=clock, new_id=new_id)
     except (UnsupportedObjectStore, ObjectStoreUnavailable) as error:
         raise CannotStart(f"{error}. Set it with --tier2-dir or --tier2-url.") from error
 

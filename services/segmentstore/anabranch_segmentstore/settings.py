@@ -29,7 +29,10 @@ class SegmentStoreSettings(ServiceSettings):
     tier2_dir: Path | None = Field(
         None, description="folder of a file-system tier 2; this or --tier2-url is required"
     )
-    tier2_url: str | None = Field(None, description="tier 2 by its URL, file:///absolute/path")
+    tier2_url: str | None = Field(
+        None,
+        description="tier 2 by its URL: file:///absolute/path or s3://bucket/prefix?endpoint=URL",
+    )
     containers: int = Field(
         0, ge=0, le=4096, description="containers of the cluster; 0: ask the registry"
     )

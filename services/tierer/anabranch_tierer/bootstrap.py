@@ -10,10 +10,10 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 import structlog
-from anabranch_kit.adapters.file_object_store import UnsupportedObjectStore, open_object_store
 from anabranch_kit.adapters.jetstream_provision import ProvisionFailed
 from anabranch_kit.adapters.nats_bus import NatsBus
 from anabranch_kit.adapters.nats_connection import NatsUnreachable, connect_nats
+from anabranch_kit.adapters.object_stores import open_object_store
 from anabranch_kit.adapters.redis_registry import RedisRegistry
 from anabranch_kit.adapters.system_clock import SystemClock
 from anabranch_kit.adapters.tiering_queue import provision_tiering
@@ -21,7 +21,11 @@ from anabranch_kit.health import HealthServer
 from anabranch_kit.ids import new_id
 from anabranch_kit.membership import keep_announced
 from anabranch_kit.ports.clock import Clock
-from anabranch_kit.ports.object_store import ObjectStore, ObjectStoreUnavailable
+from anabranch_kit.ports.object_store import (
+    ObjectStore,
+    ObjectStoreUnavailable,
+    UnsupportedObjectStore,
+)
 from anabranch_kit.ports.registry import Member
 from anabranch_kit.run import CannotStart
 from anabranch_kit.wire_client import SegmentStorePool
@@ -44,7 +48,7 @@ async def serve(settings: TiererSettings, stop: asyncio.Event) -> None:
     clock = SystemClock()
     incarnation = new_id().hex
     async with AsyncExitStack() as owned:
-        objects = _open_objects(settings)
+        objects = await _open_objects(settings, clock)
         owned.push_async_callback(objects.close)
         client = await _connect(settings, clock)
         owned.push_async_callback(client.close)
@@ -97,9 +101,9 @@ async def serve(settings: TiererSettings, stop: asyncio.Event) -> None:
                 task.cancel()
 
 
-def _open_objects(settings: TiererSettings) -> ObjectStore:
+async def _open_objects(settings: TiererSettings, clock: Clock) -> ObjectStore:
     try:
-        return open_object_store(settings.tier2)
+        return await open_object_store(settings.tier2, clock=clock, new_id=new_id)
     except (UnsupportedObjectStore, ObjectStoreUnavailable) as error:
         raise CannotStart(f"{error}. Set it with --tier2-dir or --tier2-url.") from error
 

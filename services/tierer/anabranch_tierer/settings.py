@@ -20,7 +20,10 @@ class TiererSettings(ServiceSettings):
     tier2_dir: Path | None = Field(
         None, description="folder of a file-system tier 2; this or --tier2-url is required"
     )
-    tier2_url: str | None = Field(None, description="tier 2 by its URL, file:///absolute/path")
+    tier2_url: str | None = Field(
+        None,
+        description="tier 2 by its URL: file:///absolute/path or s3://bucket/prefix?endpoint=URL",
+    )
     slots: int = Field(2, ge=1, le=SLOTS_MAX, description="flush orders in work at once")
     replicas: int = Field(
         1, ge=1, le=5, description="copies of the work queue in a cluster of NATS servers"

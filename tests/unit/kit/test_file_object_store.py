@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 from anabranch_kit.adapters import file_object_store
-from anabranch_kit.adapters.file_object_store import (
-    FOOTER,
-    FileObjectStore,
-    UnsupportedObjectStore,
-    open_object_store,
-)
+from anabranch_kit.adapters.file_object_store import FOOTER, FileObjectStore
+from anabranch_kit.adapters.object_stores import open_object_store
+from anabranch_kit.ids import new_id
 from anabranch_kit.ports.object_store import (
     ObjectDamaged,
     ObjectNotFound,
     ObjectStoreUnavailable,
+    UnsupportedObjectStore,
 )
+from anabranch_testkit.fakes import FakeClock
 
 CONTENT = bytes(range(200))
 
@@ -124,13 +123,14 @@ async def test_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
 
 async def test_urls(tmp_path: Path) -> None:
     """A wrong address of tier 2 would be found out when the log is full."""
-    store = open_object_store(f"file://{tmp_path}/with%20space")
+    clock = FakeClock()
+    store = await open_object_store(f"file://{tmp_path}/with%20space", clock=clock, new_id=new_id)
     await store.create("c/one", [b"1"])
     assert (tmp_path / "with space" / "objects" / "c" / "one").exists()
     await store.close()
-    for url in ("s3://bucket/prefix", "/plain/path", "file://host/path", "file:relative"):
+    for url in ("ftp://bucket/prefix", "/plain/path", "file://host/path", "file:relative"):
         with pytest.raises(UnsupportedObjectStore, match="file:///absolute/path"):
-            open_object_store(url)
+            await open_object_store(url, clock=clock, new_id=new_id)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ObjectStoreUnavailable, match=str(tmp_path / "file")):
-        open_object_store(f"file://{tmp_path}/file")
+        await open_object_store(f"file://{tmp_path}/file", clock=clock, new_id=new_id)

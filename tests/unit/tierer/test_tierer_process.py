@@ -261,7 +261,7 @@ async def test_objects_are_deleted_on_order(cluster: Cluster) -> None:
     [
         ([], 2, "give one of --tier2-dir and --tier2-url"),
         (["--tier2-dir", "/proc/none"], 3, "/proc/none"),
-        (["--tier2-url", "s3://bucket"], 3, "supported are: file:///absolute/path"),
+        (["--tier2-url", "ftp://bucket"], 3, "supported are: file:///absolute/path"),
         (["--tier2-dir", "{tmp}", "--slots", "0"], 2, "slots = '0' (flag --slots)"),
         (["--tier2-dir", "{tmp}", "--redis-url", "http://x"], 3, "--redis-url http://x"),
     ],

@@ -19,7 +19,6 @@ import asyncio
 import errno
 import fcntl
 import os
-import re
 import struct
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -27,7 +26,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import google_crc32c
 import structlog
@@ -37,13 +35,12 @@ from anabranch_kit.ports.object_store import (
     ObjectExists,
     ObjectInfo,
     ObjectNotFound,
-    ObjectStore,
     ObjectStoreUnavailable,
+    assert_object_name,
 )
 
 IO_THREADS_MAX: Final = 4
 LIST_PAGE_NAMES: Final = 1000
-NAME_LENGTH_MAX: Final = 512
 OBJECTS_FOLDER: Final = "objects"
 INCOMING_FOLDER: Final = "incoming"
 
@@ -52,33 +49,10 @@ FOOTER: Final = struct.Struct(">8sQII")
 FOOTER_MAGIC: Final = b"ANBOBJ01"
 assert FOOTER.size == 24
 
-# Slash-separated parts, none of which is empty or starts with a dot.
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+@#-]*(?:/[A-Za-z0-9_][A-Za-z0-9._=+@#-]*)*")
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 
 Result = TypeVar("Result")
 log = structlog.stdlib.get_logger("anabranch.tier2")
-
-
-class UnsupportedObjectStore(Exception):
-    """The settings name a kind of tier 2 that this version does not have."""
-
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(f"tier 2 at {url!r}: {reason}")
-        self.url, self.reason = url, reason
-
-
-SUPPORTED_SCHEMES: Final = ("file:///absolute/path",)
-
-
-def open_object_store(url: str) -> ObjectStore:
-    """The store that a URL names. Raises UnsupportedObjectStore or ObjectStoreUnavailable."""
-    parts = urlsplit(url)
-    if parts.scheme != "file":
-        raise UnsupportedObjectStore(url, f"supported are: {', '.join(SUPPORTED_SCHEMES)}")
-    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-        raise UnsupportedObjectStore(url, "a file URL has three slashes: file:///absolute/path")
-    return FileObjectStore(Path(unquote(parts.path)))
 
 
 class FileObjectStore:
@@ -131,8 +105,7 @@ class FileObjectStore:
             raise ObjectStoreUnavailable(operation, name, reason) from error
 
     def _path(self, name: str) -> Path:
-        assert len(name) <= NAME_LENGTH_MAX, f"an object name of {len(name)} characters"
-        assert _NAME.fullmatch(name), f"no object name: {name!r}"
+        assert_object_name(name)
         return self._objects / name
 
     def _create(self, name: str, parts: Sequence[bytes | memoryview]) -> ObjectInfo:

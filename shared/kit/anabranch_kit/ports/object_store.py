@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+NAME_LENGTH_MAX: Final = 512
+# Slash-separated parts, none of which is empty or starts with a dot.
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+@#-]*(?:/[A-Za-z0-9_][A-Za-z0-9._=+@#-]*)*")
 
 
 class ObjectInfo(NamedTuple):
@@ -42,6 +47,20 @@ class ObjectStoreUnavailable(Exception):
     def __init__(self, operation: str, name: str, reason: str) -> None:
         super().__init__(f"tier 2: {operation} {name}: {reason}")
         self.operation, self.name, self.reason = operation, name, reason
+
+
+class UnsupportedObjectStore(Exception):
+    """The settings name a tier 2 that cannot be used as it is; the reason says what to change."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"tier 2 at {url!r}: {reason}")
+        self.url, self.reason = url, reason
+
+
+def assert_object_name(name: str) -> None:
+    """Our own names only: what this refuses is a bug of the caller."""
+    assert len(name) <= NAME_LENGTH_MAX, f"an object name of {len(name)} characters"
+    assert _NAME.fullmatch(name), f"no object name: {name!r}"
 
 
 class ObjectStore(Protocol):
