@@ -105,7 +105,7 @@ def asyncapi() -> dict[str, Any]:
         "defaultContentType": "application/cloudevents+json",
         "channels": {kind: _channel(kind) for kind in data_types},
         "operations": {
-            f"receive.{kind}": {
+            f"tell.{kind}": {
                 "action": "send",
                 "channel": {"$ref": f"#/channels/{kind}"},
                 "summary": SUMMARIES[kind],

@@ -53,7 +53,7 @@ async def _serving(settings: ControllerSettings, registry: RedisRegistry) -> Asy
             if task.done():
                 task.result()
             members = await registry.members("controller")
-            return members[0] if members else None
+            return next((one for one in members if one.id == settings.member_id), None)
 
         yield await eventually(announced)
     finally:
@@ -107,6 +107,28 @@ async def test_calls_wait_while_nats_restarts(
         assert (await held).status == pb.CreateScopeStatus.SUCCESS
         listed = await stub.listScopes(pb.ScopesRequest())
         assert {"before", "meanwhile"} <= set(listed.scopes)
+
+
+async def test_two_controllers_are_one_to_their_clients(
+    nats_server: Server, valkey_server: Server, redis_registry: RedisRegistry
+) -> None:
+    """Clients are balanced over all instances, so each must see at once what another did."""
+    one, two = (_settings(nats_server, valkey_server, member=f"controller-{n}") for n in (0, 1))
+    async with (
+        _serving(one, redis_registry) as first,
+        _serving(two, redis_registry) as second,
+        grpc.aio.insecure_channel(f"{first.host}:{first.port}") as channel,
+        grpc.aio.insecure_channel(f"{second.host}:{second.port}") as other_channel,
+    ):
+        stub = controller_pb2_grpc.ControllerServiceStub(channel)
+        other = controller_pb2_grpc.ControllerServiceStub(other_channel)
+        for number in range(20):
+            scope = pb.ScopeInfo(scope=f"s{number}")
+            asked, answering = (stub, other) if number % 2 else (other, stub)
+            await asked.createScope(scope, wait_for_ready=True)
+            assert (await answering.checkScopeExists(scope, wait_for_ready=True)).exists
+        servers = await other.getControllerServerList(pb.ServerRequest())
+        assert {uri.port for uri in servers.nodeURI} == {first.port, second.port}
 
 
 async def test_another_number_of_containers_is_refused(

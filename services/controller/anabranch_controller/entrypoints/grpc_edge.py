@@ -21,6 +21,7 @@ import grpc.aio
 import structlog
 from anabranch_kit.ports.clock import Clock
 from anabranch_rpc.statuses import CODES, Trouble
+from prometheus_client import Counter, Histogram
 
 from anabranch_controller import errors
 from anabranch_controller.entrypoints.grpc_service import NotOffered
@@ -31,6 +32,13 @@ DETAILS_LENGTH_MAX: Final = 1_000  # status texts travel in a header, and nobody
 
 Handler = Callable[[Any, Any], Awaitable[Any]]  # any request message, grpcio's context, any reply
 AnyHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+RPCS = Counter("anabranch_controller_rpcs", "Calls answered, by rpc and gRPC code", ["rpc", "code"])
+RPC_SECONDS = Histogram(
+    "anabranch_controller_rpc_seconds",
+    "Time from a call's arrival to its answer, holding included",
+    buckets=(0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 30.0, 120.0),
+)
 
 log = structlog.stdlib.get_logger("anabranch.grpc")
 
@@ -90,9 +98,11 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
                     raise  # the health service states its own codes
                 except Exception as error:  # noqa: BLE001 - the edge of the call
                     trouble = trouble_of(error)
+                    self._count(rpc, CODES[trouble], started)
                     _log_trouble(trouble, error, self._milliseconds(started))
                     text = "internal error" if trouble is Trouble.BUG else str(error)
                     await context.abort(CODES[trouble], text[:DETAILS_LENGTH_MAX])
+                self._count(rpc, grpc.StatusCode.OK, started)
                 log.debug("rpc.answered", duration_ms=self._milliseconds(started))
                 return reply
 
@@ -121,6 +131,10 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
                 return str(value)
         return f"{self._instance}-{next(self._numbers)}"
 
+    def _count(self, rpc: str, code: grpc.StatusCode, started: float) -> None:
+        RPCS.labels(rpc, code.name).inc()
+        RPC_SECONDS.observe(self._clock.monotonic() - started)
+
     def _milliseconds(self, since: float) -> int:
         return round((self._clock.monotonic() - since) * 1000)
 
@@ -134,4 +148,5 @@ def _log_trouble(trouble: Trouble, error: Exception, duration_ms: int) -> None:
                 "rpc.gave_up", trouble=trouble.value, reason=str(error), duration_ms=duration_ms
             )
         case _:
-            log.info("rpc.refused", trouble=trouble.value, reason=str(error))
+            # A refusal is an answer like others; the client knows what to do with it.
+            log.debug("rpc.refused", trouble=trouble.value, reason=str(error))
