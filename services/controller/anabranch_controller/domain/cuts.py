@@ -10,8 +10,8 @@ highest creation epoch in the cut, that still has that segment (reference, 4.5).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 from anabranch_events.bus import KeyRange
 from anabranch_events.model import SegmentRange
@@ -20,6 +20,7 @@ from anabranch_controller.domain.history import (
     Epochs,
     final_size,
     find_segment,
+    ordered,
     replaced_in,
     successors,
 )
@@ -65,14 +66,12 @@ def is_valid(epochs: Epochs, cut: Cut) -> bool:
     Offsets are not compared with lengths. Raises UnknownSegment.
     """
     segments = segments_of(epochs, cut)
-    present = [segment for segment in segments if cut[segment.id] >= 0]
+    present = ordered(segment for segment in segments if cut[segment.id] >= 0)
     future = [segment for segment in segments if cut[segment.id] < 0]
-    if not present:
-        return False
-    if any(overlaps(ahead, now) and now.id > ahead.id for ahead in future for now in present):
-        return False
     free = holes(present)
-    if free is None:
+    if not present or free is None:
+        return False
+    if any(now.id > ahead.id for ahead in future for now in overlapping(present, ahead)):
         return False
     lowest = min(segment.epoch for segment in segments)
     return all(_filled(epochs, hole, lowest, present, future) for hole in free)
@@ -82,7 +81,7 @@ def _filled(
     epochs: Epochs,
     hole: KeyRange,
     lowest: int,
-    present: list[SegmentRange],
+    present: Sequence[SegmentRange],
     future: list[SegmentRange],
 ) -> bool:
     """Does every way through the hole's past end in a segment of the future?
@@ -98,7 +97,7 @@ def _filled(
         if segment.id in goals or segment.id in seen:
             continue
         seen.add(segment.id)
-        if any(overlaps(segment, now) and now.id < segment.id for now in present):
+        if any(now.id < segment.id for now in overlapping(present, segment)):
             return False
         onward = [
             follower.segment
@@ -120,10 +119,8 @@ def equal_or_after(epochs: Epochs, later: Cut, earlier: Cut) -> bool:
     """
     later_span, earlier_span = span(epochs, later), span(epochs, earlier)
     earlier_pieces = _pieces(epochs, earlier)
-    for one in _pieces(epochs, later):
-        for other in earlier_pieces:
-            if not overlaps(one, other):
-                continue
+    for one in _pieces(epochs, later).ordered:
+        for other in earlier_pieces.touching(one):
             if one.id == other.id:
                 if later[one.id] < earlier[other.id]:
                     return False
@@ -132,22 +129,39 @@ def equal_or_after(epochs: Epochs, later: Cut, earlier: Cut) -> bool:
     return True
 
 
-def _pieces(epochs: Epochs, cut: Cut) -> list[SegmentRange]:
+class _Pieces(NamedTuple):
+    """`disjoint` is false for a cut that no reader can be at; it is then searched slowly."""
+
+    ordered: tuple[SegmentRange, ...]
+    disjoint: bool
+
+    def touching(self, segment: SegmentRange) -> Sequence[SegmentRange]:
+        if self.disjoint:
+            return overlapping(self.ordered, segment)
+        return [piece for piece in self.ordered if overlaps(piece, segment)]
+
+
+def _pieces(epochs: Epochs, cut: Cut) -> _Pieces:
     """The key space as the cut divides it: what is being read, and in the holes the future.
 
     Of several segments of the future in one place, the earliest comes next.
     """
     segments = segments_of(epochs, cut)
-    present = [segment for segment in segments if cut[segment.id] >= 0]
-    future = [segment for segment in segments if cut[segment.id] < 0]
-    pieces = list(present)
-    for segment in sorted(future, key=lambda one: one.id):
-        pieces += [
+    pieces = [segment for segment in segments if cut[segment.id] >= 0]
+    free = holes(pieces)
+    future = sorted(
+        (segment for segment in segments if cut[segment.id] < 0), key=lambda one: one.id
+    )
+    for segment in future if free else ():
+        taken = [
             SegmentRange(segment.id, max(segment.low, hole.low), min(segment.high, hole.high))
-            for hole in holes(pieces) or ()
+            for hole in free or ()
             if overlaps(segment, hole)
         ]
-    return pieces
+        if taken:
+            pieces += taken
+            free = holes(pieces)
+    return _Pieces(ordered(pieces), free is not None)
 
 
 def compare(
@@ -187,8 +201,8 @@ def between(epochs: Epochs, current: int, start: Cut, end: Cut) -> dict[int, Seg
             if segment.id in found:
                 continue
             if whole_from <= epoch <= whole_to or (
-                all(segment.id >= cut.id for cut in start_pieces if overlaps(segment, cut))
-                and all(segment.id <= cut.id for cut in end_pieces if overlaps(segment, cut))
+                all(segment.id >= cut.id for cut in start_pieces.touching(segment))
+                and all(segment.id <= cut.id for cut in end_pieces.touching(segment))
             ):
                 found[segment.id] = segment
     return found

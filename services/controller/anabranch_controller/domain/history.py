@@ -10,7 +10,7 @@ what they copy: same numbers, same ranges, other ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 from anabranch_events.model import SegmentRange
@@ -21,20 +21,40 @@ from anabranch_controller.domain.key_ranges import overlapping
 
 
 class Epoch(msgspec.Struct, frozen=True):
-    """`segments` are in order of the key and cover it. `sealed_sizes` are the final lengths
-    in bytes of the segments that gave way to this epoch, by id. `splits` and `merges` count
-    from the beginning of the stream."""
+    """`segments` are in order of the key and cover it, `created` are those that began here,
+    by id. `sealed_sizes` are the final lengths in bytes of the segments that gave way to this
+    epoch, by id. `splits` and `merges` count from the beginning of the stream."""
 
     number: int
     reference: int
     segments: tuple[SegmentRange, ...]
+    created: dict[int, SegmentRange]
     created_ms: int
     splits: int = 0
     merges: int = 0
     sealed_sizes: dict[int, int] = {}
 
-    def find(self, identity: int) -> SegmentRange | None:
-        return next((found for found in self.segments if found.id == identity), None)
+
+def make_epoch(
+    number: int,
+    reference: int,
+    segments: Iterable[SegmentRange],
+    created_ms: int,
+    *,
+    splits: int = 0,
+    merges: int = 0,
+) -> Epoch:
+    """`segments` in any order."""
+    by_key = ordered(segments)
+    return Epoch(
+        number=number,
+        reference=reference,
+        segments=by_key,
+        created={segment.id: segment for segment in by_key if segment.epoch == number},
+        created_ms=created_ms,
+        splits=splits,
+        merges=merges,
+    )
 
 
 class Successors(msgspec.Struct, frozen=True):
@@ -45,7 +65,7 @@ class Successors(msgspec.Struct, frozen=True):
 Epochs = tuple[Epoch, ...]
 
 
-def ordered(segments: tuple[SegmentRange, ...]) -> tuple[SegmentRange, ...]:
+def ordered(segments: Iterable[SegmentRange]) -> tuple[SegmentRange, ...]:
     return tuple(sorted(segments, key=lambda segment: segment.low))
 
 
@@ -54,7 +74,7 @@ def find_segment(epochs: Epochs, identity: int) -> SegmentRange | None:
     creation = identity >> 32
     if identity < 0 or creation >= len(epochs):
         return None
-    return epochs[creation].find(identity)
+    return epochs[creation].created.get(identity)
 
 
 def replaced_in(epochs: Epochs, segment: SegmentRange) -> int | None:
@@ -97,9 +117,7 @@ def final_size(epochs: Epochs, last_sizes: dict[int, int], identity: int) -> int
 def all_segments(epochs: Epochs) -> Iterator[SegmentRange]:
     """Every segment that the stream ever had, once, in order of creation."""
     for epoch in epochs:
-        for segment in epoch.segments:
-            if segment.epoch == epoch.number:
-                yield segment
+        yield from epoch.created.values()
 
 
 def largest_number(epoch: Epoch) -> int:

@@ -44,7 +44,13 @@ from anabranch_events.domain import (
 from anabranch_events.model import SegmentRange, StreamConfig
 
 from anabranch_controller.domain import cuts
-from anabranch_controller.domain.history import Epoch, Epochs, largest_number, ordered
+from anabranch_controller.domain.history import (
+    Epoch,
+    Epochs,
+    largest_number,
+    make_epoch,
+    ordered,
+)
 from anabranch_controller.domain.key_ranges import splits_and_merges
 
 Stage = Literal["creating", "active", "sealing", "sealed", "deleting", "deleted"]
@@ -241,7 +247,7 @@ def _created(before: Stream | None, event: StreamCreated, by: str) -> Stream:
         incarnation=event.incarnation,
         config=event.config,
         stage="creating",
-        epochs=(Epoch(0, 0, ordered(event.segments), event.created_ms),),
+        epochs=(make_epoch(0, 0, event.segments, event.created_ms),),
         created_ms=event.created_ms,
         owner=by,
     )
@@ -266,11 +272,11 @@ def with_epoch(epochs: Epochs, event: EpochAppended) -> Epochs:
     assert event.epoch == before.number + 1, "epochs have no gap"
     created = [segment for segment in event.segments if segment.epoch == event.epoch]
     splits, merges = splits_and_merges(ordered(event.sealed), created)
-    appended = Epoch(
-        number=event.epoch,
-        reference=event.reference_epoch,
-        segments=ordered(event.segments),
-        created_ms=max(event.created_ms, before.created_ms + 1),
+    appended = make_epoch(
+        event.epoch,
+        event.reference_epoch,
+        event.segments,
+        max(event.created_ms, before.created_ms + 1),
         splits=before.splits + splits,
         merges=before.merges + merges,
     )
