@@ -28,31 +28,51 @@ class BlockCache:
         self._blocks: OrderedDict[tuple[SegmentKey, int], bytes] = OrderedDict()
         self._starts: dict[SegmentKey, list[int]] = {}
 
-    def put(self, key: SegmentKey, start: int, block: bytes) -> None:
-        """Keep `block`, which lies at `start`, unless something is there already."""
-        if not block:
-            return
-        starts = self._starts.get(key)
-        if starts is None:
-            starts = self._starts[key] = []
-        elif starts:
-            index = bisect_right(starts, start) - 1
-            if index >= 0:
-                before_start = starts[index]
-                before = self._blocks[key, before_start]
-                before_end = before_start + len(before)
-                if before_end > start:
-                    return
-                if before_end == start and len(before) + len(block) <= JOINED_BLOCK_LENGTH_MAX:
-                    self._blocks[key, before_start] = before + block
-                    self._blocks.move_to_end((key, before_start))
-                    self._grow(len(block))
-                    return
-            if index + 1 < len(starts) and starts[index + 1] < start + len(block):
+    def put(self, key: SegmentKey, start: int, block: bytes, *, around: int | None = None) -> None:
+        """Keep what is missing of `block`, which lies at `start`, around an offset in it.
+
+        Blocks that are there stay; the default for `around` is `start`.
+        """
+        wanted = start if around is None else around
+        end = start + len(block)
+        low, high = start, end
+        starts = self._starts.setdefault(key, [])
+        index = bisect_right(starts, wanted) - 1
+        if index >= 0:
+            before_start = starts[index]
+            before = self._blocks[key, before_start]
+            low = max(low, before_start + len(before))
+            if low == start and self._join(key, before_start, before, start, block, starts, index):
                 return
-        insort(starts, start)
-        self._blocks[key, start] = block
-        self._grow(len(block) + BLOCK_OVERHEAD_BYTES)
+        if index + 1 < len(starts):
+            high = min(high, starts[index + 1])
+        if low <= wanted < high:
+            kept = block if (low, high) == (start, end) else block[low - start : high - start]
+            insort(starts, low)
+            self._blocks[key, low] = kept
+            self._grow(len(kept) + BLOCK_OVERHEAD_BYTES)
+        elif not starts:
+            del self._starts[key]
+
+    def _join(
+        self,
+        key: SegmentKey,
+        before_start: int,
+        before: bytes,
+        start: int,
+        block: bytes,
+        starts: list[int],
+        index: int,
+    ) -> bool:
+        """Make one block of two short ones; only at the end of what is cached."""
+        is_last = index + 1 == len(starts)
+        is_neighbour = before_start + len(before) == start
+        if not is_last or not is_neighbour or len(before) + len(block) > JOINED_BLOCK_LENGTH_MAX:
+            return False
+        self._blocks[key, before_start] = before + block
+        self._blocks.move_to_end((key, before_start))
+        self._grow(len(block))
+        return True
 
     def get(self, key: SegmentKey, offset: int) -> tuple[int, bytes] | None:
         """The block that holds the byte at `offset`, and where it starts."""

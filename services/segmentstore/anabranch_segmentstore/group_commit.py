@@ -47,8 +47,9 @@ class Run:
     def join(self) -> bytes:
         """The one copy of the data path: out of the receive buffers, for log and cache."""
         parts = self.parts
-        if len(parts) == 1 and type(parts[0]) is bytes:
-            return parts[0]
+        joined = parts[0]
+        if len(parts) == 1 and type(joined) is bytes:
+            return joined
         joined = b"".join(parts)
         self.parts = [joined]
         return joined
@@ -99,6 +100,7 @@ class Batch:
             operations_count=len(self.operations),
         )
         pieces: list[Buffer] = [run.join() for run in self.runs]
+        assert sum(map(len, pieces)) == self.data_length, "an append was not as long as it said"
         pieces.append(operations + footer)
         if len(pieces) > RUNS_PER_FRAME_MAX:
             return [b"".join(pieces)]

@@ -53,7 +53,7 @@ def _evaluate_one(segment: str, attribute: AttributeId, value: int, update: Attr
     if update.update_type == REPLACE:
         holds = True
     elif update.update_type == ACCUMULATE:
-        return value + update.value if is_set else update.value
+        return _wrap(value + update.value) if is_set else update.value
     elif update.update_type == IF_UNSET:
         holds = not is_set
     elif update.update_type == IF_GREATER:
@@ -66,6 +66,11 @@ def _evaluate_one(segment: str, attribute: AttributeId, value: int, update: Attr
     if not holds:
         raise AttributeConditionFailed(segment, str(UUID(bytes=attribute)))
     return update.value
+
+
+def _wrap(value: int) -> int:
+    """Values are signed 64-bit numbers, and sums of them go round as Java's do."""
+    return (value + 2**63) % 2**64 - 2**63
 
 
 def assign(attributes: dict[AttributeId, int], changed: Mapping[AttributeId, int]) -> None:

@@ -113,6 +113,13 @@ def decode_snapshot(payload: bytes) -> ContainerState:
         container = _decoder.decode(memoryview(payload)[_HEADER.size :])
     except (struct.error, msgspec.DecodeError) as error:
         raise OperationsDamaged(f"snapshot: {error}") from error
+    try:
+        return _restore(container)
+    except (IndexError, ValueError) as error:
+        raise OperationsDamaged(f"snapshot: its parts do not fit together: {error}") from error
+
+
+def _restore(container: _Container) -> ContainerState:
     state = ContainerState(
         next_segment_id=container.next_segment_id,
         log_cut_before=container.log_cut_before,
