@@ -6,7 +6,9 @@ global lock for a while.
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import NoReturn
 
 import msgspec
 
@@ -84,6 +86,17 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 Message = WriterStarted | WriterProgress | WriterDone | ReaderReady | ReaderProgress | Failed
+
+
+def leave(status: int) -> NoReturn:
+    """End this process without the interpreter's own end.
+
+    Threads of the client package still run then, and now and then one of them finds the
+    interpreter gone and aborts the process ("exception not rethrown").
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def say(message: Message) -> None:

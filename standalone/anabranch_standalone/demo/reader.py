@@ -20,11 +20,13 @@ from anabranch_standalone.demo.messages import (
     ReaderProgress,
     ReaderReady,
     Run,
+    leave,
     say,
 )
 from anabranch_standalone.demo.writer import TripEvent
 
 REPORT_INTERVAL_S: Final = 0.5
+NOTHING_PAUSE_S: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -60,6 +62,9 @@ class TripReader:
         """Read for ever."""
         while True:
             segment_slice = await reader.get_segment_slice_async()
+            if segment_slice is None:  # no segment is this reader's share just now
+                await asyncio.sleep(NOTHING_PAUSE_S)
+                continue
             for event in segment_slice:
                 self.take(bytes(event.data()))
             reader.release_segment(segment_slice)
@@ -123,4 +128,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

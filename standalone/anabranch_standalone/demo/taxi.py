@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -38,7 +39,7 @@ from anabranch_standalone.demo.nightclock import NIGHT_S, label
 from anabranch_standalone.demo.plan import Policy, policy_for
 from anabranch_standalone.demo.screen import Screen
 from anabranch_standalone.demo.story import Check, Story, tell
-from anabranch_standalone.demo.throwaway import throwaway_cluster
+from anabranch_standalone.demo.throwaway import end_with_parent, throwaway_cluster
 from anabranch_standalone.demo.tripfiles import NoTrips, read_trips
 from anabranch_standalone.demo.trips import (
     TRIPS_MAX,
@@ -129,8 +130,9 @@ async def taxi(options: TaxiOptions, screen: Screen) -> Summary:
         bus = await _connect(nats_url)
         stack.push_async_callback(bus.close)
         await _listen(bus, name, night)
-        await asyncio.to_thread(stream.create, controller, SCOPE, name, plan.policy)
-        await asyncio.to_thread(stream.lower_minimum, controller, SCOPE, name, plan.policy)
+        order = stream.StreamOrder(controller, SCOPE, name, plan.policy)
+        await stream.create(order)
+        await asyncio.to_thread(stream.lower_minimum, order)
         screen.say(_opening(name, plan, options))
         await _Processes(options, controller, name, night).run(plan)
         screen.close()
@@ -297,6 +299,7 @@ class _Processes:
                 stderr=errors,
                 limit=LINE_LENGTH_MAX,
                 start_new_session=True,
+                preexec_fn=end_with_parent(signal.SIGKILL),
             )
         self._processes.append(process)
         tasks.create_task(self._hear(process, module, log))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -18,6 +20,7 @@ READY_LIMIT_S: Final = 60.0
 STOP_LIMIT_S: Final = 20.0
 POLL_S: Final = 0.05
 OUTPUT_SHOWN_LENGTH: Final = 2_000
+PR_SET_PDEATHSIG: Final = 1
 
 
 @asynccontextmanager
@@ -30,6 +33,23 @@ async def throwaway_cluster() -> AsyncIterator[ClusterFile]:
             yield await _until_ready(process, folder)
         finally:
             await _stop(process)
+
+
+def end_with_parent(number: signal.Signals) -> Callable[[], None] | None:
+    """What a child calls before it becomes a program: on Linux it gets this signal when we die.
+
+    The library is looked up here, for a forked child must not import.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        if os.getppid() != parent:  # it died before the call above
+            os._exit(1)
+
+    return ask
 
 
 async def _start(folder: Path) -> asyncio.subprocess.Process:
@@ -48,7 +68,8 @@ async def _start(folder: Path) -> asyncio.subprocess.Process:
             stderr=output,
             # Ctrl-C is for the demo, which stops the cluster after its own writer and readers.
             start_new_session=True,
-            env=os.environ,
+            # A demo that is killed takes its cluster with it.
+            preexec_fn=end_with_parent(signal.SIGTERM),
         )
 
 

@@ -22,6 +22,7 @@ from anabranch_standalone.demo.messages import (
     WriterOrder,
     WriterProgress,
     WriterStarted,
+    leave,
     say,
 )
 from anabranch_standalone.demo.nightclock import NIGHT_S, label
@@ -110,4 +111,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
