@@ -7,12 +7,17 @@ store, as another process would, while the first one is still there.
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from anabranch_kit.adapters.nats_connection import connect_nats
+from anabranch_kit.adapters.system_clock import SystemClock
 from anabranch_segmentstore.adapters.file_log import FileLogStore
+from anabranch_segmentstore.adapters.jetstream_log import JetStreamLogStore
 from anabranch_segmentstore.ports import (
     ContainerId,
     DurableLog,
@@ -22,34 +27,64 @@ from anabranch_segmentstore.ports import (
     LogPosition,
     LogStore,
 )
+from anabranch_testkit.servers import nats_server
 
 CONTAINER = ContainerId(3)
-StoreFactory = Callable[[Path], LogStore]
+StoreFactory = Callable[[], Awaitable[LogStore]]
 OpenLog = Callable[[], Awaitable[DurableLog]]
 
 
-def file_store(directory: Path) -> LogStore:
-    return FileLogStore(directory, new_id=uuid.uuid4, file_bytes=256 * 1024)
+@asynccontextmanager
+async def files() -> AsyncIterator[StoreFactory]:
+    with tempfile.TemporaryDirectory(prefix="anabranch-log-") as name:
+
+        async def make_store() -> LogStore:
+            return FileLogStore(Path(name), new_id=uuid.uuid4, file_bytes=256 * 1024)
+
+        yield make_store
 
 
-STORES: dict[str, StoreFactory] = {"files": file_store}
+@asynccontextmanager
+async def jetstream(payload_bytes_max: int) -> AsyncIterator[StoreFactory]:
+    """Each store has a connection of its own, as each process would. The lease is short, for
+    an opener waits until it has run out."""
+    async with AsyncExitStack() as owned:
+        server = await owned.enter_async_context(nats_server(payload_bytes_max=payload_bytes_max))
+
+        async def make_store() -> LogStore:
+            client = await connect_nats(server.url, name="test", clock=SystemClock())
+            owned.push_async_callback(client.close)
+            return JetStreamLogStore(
+                client, clock=SystemClock(), new_id=uuid.uuid4, lease_s=0.3, margin_s=0.05
+            )
+
+        yield make_store
+
+
+STORES: dict[str, Callable[[], AbstractAsyncContextManager[StoreFactory]]] = {
+    "files": files,
+    "jetstream-64K": lambda: jetstream(64 * 1024),
+    "jetstream-8M": lambda: jetstream(8 * 1024 * 1024),
+}
 
 
 @pytest.fixture(params=sorted(STORES))
-async def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenLog]:
+async def open_log(request: pytest.FixtureRequest) -> AsyncIterator[OpenLog]:
     stores: list[LogStore] = []
     logs: list[DurableLog] = []
 
-    async def open_again() -> DurableLog:
-        stores.append(STORES[request.param](tmp_path))
-        logs.append(await stores[-1].open(CONTAINER, owner=f"store-{len(stores)}"))
-        return logs[-1]
+    async with STORES[request.param]() as make_store:
 
-    yield open_again
-    for log in logs:
-        await log.close(clean=False)
-    for store in stores:
-        await store.close()
+        async def open_again() -> DurableLog:
+            stores.append(await make_store())
+            logs.append(await stores[-1].open(CONTAINER, owner=f"store-{len(stores)}"))
+            return logs[-1]
+
+        yield open_again
+        for log in logs:
+            await log.close(clean=False)
+        for store in stores:
+            await store.close()
 
 
 async def replayed(log: DurableLog) -> list[Frame]:

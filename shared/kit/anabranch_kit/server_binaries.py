@@ -88,7 +88,14 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def write_nats_config(
-    path: Path, *, port: int, store: Path, host: str = "127.0.0.1", name: str = "anabranch"
+    path: Path,
+    *,
+    port: int,
+    store: Path,
+    host: str = "127.0.0.1",
+    name: str = "anabranch",
+    payload_bytes_max: int = NATS_PAYLOAD_BYTES_MAX,
+    sync_interval: str = "always",
 ) -> None:
     """Write the configuration of a single server with durable JetStream.
 
@@ -99,11 +106,11 @@ def write_nats_config(
         f"""\
 server_name: {_quoted(name)}
 listen: {_quoted(f"{host}:{port}")}
-max_payload: {NATS_PAYLOAD_BYTES_MAX}
+max_payload: {payload_bytes_max}
 max_pending: {NATS_PENDING_BYTES_MAX}
 jetstream {{
   store_dir: {_quoted(str(store))}
-  sync_interval: always
+  sync_interval: {sync_interval}
 }}
 """
     )

@@ -105,24 +105,91 @@ class ExternalServer(Server):
 
 
 @asynccontextmanager
-async def nats_server() -> AsyncIterator[Server]:
-    """JetStream that syncs before it acknowledges; its files go when the context ends."""
+async def nats_server(
+    *,
+    payload_bytes_max: int = server_binaries.NATS_PAYLOAD_BYTES_MAX,
+    sync_interval: str = "always",
+    extra_config: str = "",
+) -> AsyncIterator[Server]:
+    """JetStream that syncs before it acknowledges; its files go when the context ends.
+
+    Asked for other settings it is never an external server.
+    """
+    defaults = (server_binaries.NATS_PAYLOAD_BYTES_MAX, "always", "")
     external = os.environ.get(NATS_URL_VARIABLE)
-    if external:
+    if external and (payload_bytes_max, sync_interval, extra_config) == defaults:
         yield ExternalServer("nats", external)
         return
-    binary = server_binaries.find_nats_server().path
     with tempfile.TemporaryDirectory(prefix="anabranch-nats-") as name:
-        folder, port = Path(name), server_binaries.free_port()
-        config = folder / "nats.conf"
-        server_binaries.write_nats_config(config, port=port, store=folder / "store")
-        command = server_binaries.nats_command(binary, config)
-        server = Server("nats", f"nats://127.0.0.1:{port}", port, folder, lambda: command)
+        server = _nats(
+            Path(name),
+            payload_bytes_max=payload_bytes_max,
+            sync_interval=sync_interval,
+            extra_config=extra_config,
+        )
         await server.start()
         try:
             yield server
         finally:
             await server.kill()
+
+
+@asynccontextmanager
+async def nats_cluster(
+    count: int = 3, *, payload_bytes_max: int = server_binaries.NATS_PAYLOAD_BYTES_MAX
+) -> AsyncIterator[list[Server]]:
+    """Servers with routes to each other; ready when they have elected a leader is up to the
+    caller (a stream's creation waits for it)."""
+    route_ports = [server_binaries.free_port() for _ in range(count)]
+    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in route_ports)
+    servers: list[Server] = []
+    with tempfile.TemporaryDirectory(prefix="anabranch-nats-") as name:
+        for index, route_port in enumerate(route_ports):
+            folder = Path(name) / str(index)
+            folder.mkdir()
+            cluster = (
+                f'cluster {{ name: test, listen: "127.0.0.1:{route_port}", routes: [{routes}] }}\n'
+            )
+            servers.append(
+                _nats(
+                    folder,
+                    payload_bytes_max=payload_bytes_max,
+                    sync_interval="always",
+                    extra_config=cluster,
+                    server_name=f"test-{index}",
+                )
+            )
+        try:
+            for server in servers:
+                await server.start()
+            yield servers
+        finally:
+            for server in servers:
+                await server.kill()
+
+
+def _nats(
+    folder: Path,
+    *,
+    payload_bytes_max: int,
+    sync_interval: str,
+    extra_config: str,
+    server_name: str = "test",
+) -> Server:
+    binary, port = server_binaries.find_nats_server().path, server_binaries.free_port()
+    config = folder / "nats.conf"
+    server_binaries.write_nats_config(
+        config,
+        port=port,
+        store=folder / "store",
+        name=server_name,
+        payload_bytes_max=payload_bytes_max,
+        sync_interval=sync_interval,
+    )
+    with config.open("a") as file:
+        file.write(extra_config)
+    command = server_binaries.nats_command(binary, config)
+    return Server(server_name, f"nats://127.0.0.1:{port}", port, folder, lambda: command)
 
 
 @asynccontextmanager
