@@ -51,10 +51,10 @@ async def read(reader, count, limit_s):
     deadline = time.monotonic() + limit_s
     while len(events) < count:
         left = deadline - time.monotonic()
-        try:
-            part = await asyncio.wait_for(reader.get_segment_slice_async(), left)
-        except TimeoutError:
-            raise ReadTimeout(f"{len(events)} of {count} events within {limit_s} s") from None
+        pending = asyncio.ensure_future(reader.get_segment_slice_async())
+        if not (await asyncio.wait([pending], timeout=left))[0]:
+            raise ReadTimeout(f"{len(events)} of {count} events within {limit_s} s")
+        part = pending.result()
         if part is None:
             continue
         for event in part:

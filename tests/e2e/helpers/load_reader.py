@@ -51,17 +51,19 @@ async def main():
     checker, deadline = Checker(), None
     loop = asyncio.get_running_loop()
     loop.add_reader(sys.stdin, on_line, checker, loop)
-    told = 0.0
+    told, pending = 0.0, None
     tell(up=True)
     while not checker.done:
         if checker.wanted is not None:
             deadline = deadline or time.monotonic() + LIMIT_S
-        try:
-            part = await asyncio.wait_for(reader.get_segment_slice_async(), 1.0)
-        except TimeoutError:
+        # Never cancelled: the native library would go on, and what it acquires be lost.
+        pending = pending or asyncio.ensure_future(reader.get_segment_slice_async())
+        await asyncio.wait([pending], timeout=1.0)
+        if not pending.done():
             if deadline is not None and time.monotonic() > deadline:
                 break
             continue
+        part, pending = pending.result(), None
         if part is not None:
             for event in part:
                 checker.take(event.data())
