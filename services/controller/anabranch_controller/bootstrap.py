@@ -13,7 +13,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -41,12 +41,14 @@ from anabranch_controller.core import ControllerCore
 from anabranch_controller.entrypoints.commands import serve_scale_commands
 from anabranch_controller.entrypoints.grpc_server import GrpcServer
 from anabranch_controller.entrypoints.grpc_service import GrpcService
-from anabranch_controller.entrypoints.rest import rest_app
 from anabranch_controller.entrypoints.rest_server import RestServer
 from anabranch_controller.feed import FeedProjector
 from anabranch_controller.locator import Locator
 from anabranch_controller.placement import Placement
 from anabranch_controller.settings import WILDCARDS, ControllerSettings
+
+if TYPE_CHECKING:
+    from litestar import Litestar
 
 CANNOT_START: Final = (NatsUnreachable, ProvisionFailed, EventStoreUnavailable, ContainersFixed)
 
@@ -100,7 +102,7 @@ async def serve(settings: ControllerSettings, stop: asyncio.Event) -> None:
             ]
             if await _ready_before(stop, core):
                 await grpc.start(GrpcService(core, members.endpoints))
-                group.create_task(rest.serve(rest_app(core, parts)))
+                group.create_task(rest.serve(await asyncio.to_thread(_rest_app, core, parts)))
                 await stack.enter_async_context(_scale_commands(ground.client, core))
                 await stack.enter_async_context(_probes(settings, parts))
                 log.info("controller.serving", grpc_port=member.port, rest_port=rest_port)
@@ -185,6 +187,14 @@ def _projector(ground: _Ground, member: Member, clock: Clock) -> FeedProjector:
         source=f"anabranch://{ground.cluster.cluster_id}",
         clock=clock,
     )
+
+
+def _rest_app(core: ControllerCore, parts: Callable[[], dict[str, bool]]) -> Litestar:
+    """Loaded last and beside the loop: the web framework takes as long as half of the rest,
+    and clients need gRPC alone."""
+    from anabranch_controller.entrypoints.rest import rest_app
+
+    return rest_app(core, parts)
 
 
 def _parts(core: ControllerCore, client: Client, locator: Locator) -> dict[str, bool]:

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import uvicorn
 from anabranch_kit.run import CannotStart
-from litestar import Litestar
+
+if TYPE_CHECKING:
+    from litestar import Litestar
 
 CONNECTIONS_MAX: Final = 256  # people and scripts; beyond that uvicorn answers 503
 HEAD_BYTES_MAX: Final = 64 * 1024
