@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from anabranch_events.bus import ChunkAnswer, ChunkReport
@@ -38,26 +38,19 @@ from anabranch_segmentstore.api import (
     TablePage,
 )
 from anabranch_segmentstore.cache import BlockCache
-from anabranch_segmentstore.domain import attributes as attribute_rules
-from anabranch_segmentstore.domain.attributes import CORE_PREFIX
+from anabranch_segmentstore.domain import rules
+from anabranch_segmentstore.domain.attributes import EVENT_COUNT
 from anabranch_segmentstore.domain.errors import (
     ContainerStopped,
     IsATable,
     Misuse,
     NoSuchSegment,
-    OperationUnsupported,
     Refusal,
-    SegmentExists,
-    SegmentSealed,
     SegmentTruncated,
-    StaleWriter,
-    TableNotEmpty,
-    WrongOffset,
 )
 from anabranch_segmentstore.domain.operations import (
     APPENDED,
     KIND_EVENTS,
-    AttributesUpdated,
     RareOperation,
     SegmentCreated,
     SegmentDeleted,
@@ -67,8 +60,8 @@ from anabranch_segmentstore.domain.operations import (
 from anabranch_segmentstore.domain.operations import SegmentSealed as SealOperation
 from anabranch_segmentstore.domain.operations import SegmentTruncated as TruncateOperation
 from anabranch_segmentstore.domain.state import ContainerState, Segment
-from anabranch_segmentstore.domain.tables import FIXED_KEY_LENGTH_MAX
 from anabranch_segmentstore.group_commit import BUSY_BYTES_DEFAULT, Batch, GroupCommit, resolver
+from anabranch_segmentstore.held_reads import HeldReads
 from anabranch_segmentstore.load import LoadBook, SegmentTaken
 from anabranch_segmentstore.ports import ContainerId, DurableLog, TieringBus
 from anabranch_segmentstore.reads import SegmentReader, SegmentVanished
@@ -78,8 +71,6 @@ from anabranch_segmentstore.tiering import Tiering, TieringSettings
 from anabranch_segmentstore.upkeep import Upkeep
 
 T = TypeVar("T")
-HELD_READS_MAX: Final = 100_000
-"""Reads held at tails, per container: about a kilobyte each. More get an empty answer at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +80,6 @@ class ContainerSettings:
     busy_bytes: int = BUSY_BYTES_DEFAULT
     snapshot_after_bytes: int = 64 * 1024 * 1024
     snapshot_after_frames: int = 20_000
-
-
-@dataclass(slots=True, eq=False)
-class HeldRead:
-    """A read at the tail; `outcome` is resolved to "data", "sealed" or "gone"."""
-
-    offset: int
-    outcome: asyncio.Future[str]
 
 
 @dataclass(slots=True)
@@ -117,8 +100,7 @@ class Container:
     commits: GroupCommit = field(init=False)
     upkeep: Upkeep = field(init=False)
     tiering: Tiering | None = None
-    _held: dict[int, list[HeldRead]] = field(default_factory=dict)
-    _held_count: int = 0
+    _held: HeldReads = field(default_factory=HeldReads)
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
     _reason: Exception | None = None
 
@@ -182,10 +164,7 @@ class Container:
 
     def _end(self, error: Exception) -> None:
         self._reason = error
-        for held in [read for reads in self._held.values() for read in reads]:
-            if not held.outcome.done():
-                held.outcome.set_result("gone")
-        self._held.clear()
+        self._held.end()
         self.cache.drop_container(self.id)
         self._ended.set()
 
@@ -194,103 +173,53 @@ class Container:
     async def create_segment(
         self, name: str, *, attributes: Mapping[UUID, int], table_key_length: int | None = None
     ) -> None:
-        def accept() -> None:
-            if not name:
-                raise Misuse(name, "a segment needs a name")
-            if table_key_length is not None and table_key_length > FIXED_KEY_LENGTH_MAX:
-                raise Misuse(name, f"keys have at most {FIXED_KEY_LENGTH_MAX} bytes")
-            if name in self.state.segments:
-                raise SegmentExists(name)
-            values = {attribute.bytes: value for attribute, value in attributes.items()}
-            key_length = None if table_key_length is None else max(table_key_length, 0)
-            operation = SegmentCreated(
-                self.state.next_segment_id, name, values, table_key_length=key_length
-            )
-            self.record(operation)
-
-        await self.change(accept)
+        await self.change(
+            lambda: self.record(rules.create(self.state, name, attributes, table_key_length))
+        )
 
     async def segment_info(self, name: str) -> SegmentInfo:
         return await self.look(name, _info)
 
     async def seal_segment(self, name: str) -> None:
-        def accept() -> None:
-            segment = self.state.find(name)
-            if segment.is_sealed:
-                raise SegmentSealed(name)
-            self.record(SealOperation(segment.id))
-
-        await self.change(accept)
+        await self.change(lambda: self.record(rules.seal(self.state, name)))
 
     async def truncate_segment(self, name: str, offset: int) -> None:
         def accept() -> None:
-            segment = self.state.find(name)
-            if offset < 0:
-                raise Misuse(name, f"truncation at the negative offset {offset}")
-            if not segment.start_offset <= offset <= segment.length:
-                raise SegmentTruncated(name, segment.start_offset, offset)
-            if segment.table is not None:
-                raise IsATable(name)
-            if offset > segment.start_offset:
-                self.record(TruncateOperation(segment.id, offset))
+            operation = rules.truncate(self.state, name, offset)
+            if operation is not None:
+                self.record(operation)
 
         await self.change(accept)
 
     async def delete_segment(self, name: str, *, must_be_empty: bool = False) -> None:
-        def accept() -> None:
-            segment = self.state.find(name)
-            if must_be_empty and segment.table is not None:
-                if not segment.table.is_hash:
-                    raise OperationUnsupported(name, "deleteTableSegment")
-                if segment.table.entries:
-                    raise TableNotEmpty(name)
-            self.record(SegmentDeleted(segment.id))
-
-        await self.change(accept)
+        await self.change(
+            lambda: self.record(rules.delete(self.state, name, must_be_empty=must_be_empty))
+        )
 
     async def merge_segment(
         self, target: str, source: str, updates: Sequence[AttributeUpdate] = ()
     ) -> int:
         def accept() -> int:
-            if source not in self.state.segments:
-                remembered = self.state.merged.get(source)
-                into = self.state.segments.get(target)
-                if into is not None and remembered == into.id:
-                    return into.length
-            return self._accept_merge(self.state.find(source), target, updates)
+            done = rules.merged_before(self.state, target, source)
+            if done is not None:
+                return done.length
+            merge = rules.merge(self.state, target, source, updates)
+            if merge.seal is not None:
+                self.record(merge.seal)
+            if isinstance(merge.merged, Refusal):
+                raise merge.merged
+            events_count = max(merge.source.attribute(EVENT_COUNT), 0)
+            self.load.take(merge.target, merge.source.length, events_count)
+            self.record(merge.merged)
+            return merge.target.length
 
         return await self.change(accept)
-
-    def _accept_merge(
-        self, source: Segment, target: str, updates: Sequence[AttributeUpdate]
-    ) -> int:
-        into = self.state.find(target)
-        if source.table is not None or into.table is not None:
-            raise IsATable(source.name if source.table is not None else target)
-        # The source stays sealed when the merge is refused (wire-protocol.md 4.10).
-        if not source.is_sealed:
-            self.record(SealOperation(source.id))
-        if into.is_sealed:
-            raise SegmentSealed(target)
-        if source.start_offset > 0:
-            raise Misuse(source.name, "a truncated segment cannot be merged")
-        values = attribute_rules.evaluate(target, into.attributes, updates)
-        self.load.take(into, source.length, max(source.attribute(attribute_rules.EVENT_COUNT), 0))
-        self.record(SegmentMerged(into.id, source.id, values))
-        return into.length
 
     async def attribute(self, name: str, attribute: UUID) -> int:
         return await self.look(name, lambda segment: segment.attribute(attribute.bytes))
 
     async def update_attributes(self, name: str, updates: Sequence[AttributeUpdate]) -> None:
-        def accept() -> None:
-            segment = self.state.find(name)
-            if segment.is_sealed:
-                raise SegmentSealed(name)
-            values = attribute_rules.evaluate(name, segment.attributes, updates)
-            self.record(AttributesUpdated(segment.id, values))
-
-        await self.change(accept)
+        await self.change(lambda: self.record(rules.update_attributes(self.state, name, updates)))
 
     # --- append ---
 
@@ -318,41 +247,29 @@ class Container:
         self.commits.reply(done, outcome)
 
     def _accept_append(self, append: Append) -> Appended:
-        state = self.state
-        name, writer_id, after, number, events_count, parts, length, expected_offset = append
-        segment = state.segments.get(name)
-        if segment is None:
-            raise NoSuchSegment(name)
-        if segment.is_sealed:
-            raise SegmentSealed(name)
-        if segment.table is not None:
-            raise IsATable(name)
-        writer = writer_id.bytes
-        stored = segment.last_event(writer)
-        # Equal, not "greater": a resent block can reach past what a dying connection stored.
-        if after != stored or number <= stored or writer.startswith(CORE_PREFIX):
-            raise StaleWriter(name, after, number, stored)
-        start = segment.length
-        if expected_offset is not None and expected_offset >= 0 and expected_offset != start:
-            raise WrongOffset(name, expected_offset, start)
-
+        writer = append.writer.bytes
+        segment = rules.judge_append(self.state, append, writer)
+        start, length = segment.length, append.length
         batch = self.commits.batch_for(length + APPENDED.size)
-        operation = APPENDED.pack(KIND_EVENTS, segment.id, writer, number, events_count, length)
-        state.append_events(
+        self.state.append_events(
             segment,
             writer,
-            number,
-            events_count,
+            append.number,
+            append.events_count,
             length,
             batch.position,
             batch.data_length,
             batch.at_ms,
         )
-        batch.operations.append(operation)
+        batch.operations.append(
+            APPENDED.pack(
+                KIND_EVENTS, segment.id, writer, append.number, append.events_count, length
+            )
+        )
         batch.operations_length += APPENDED.size
         if length:
-            batch.add_data(segment, start, list(parts), length)
-        self.load.take(segment, length, events_count)
+            batch.add_data(segment, start, list(append.parts), length)
+        self.load.take(segment, length, append.events_count)
         return Appended(segment.length)
 
     @property
@@ -383,7 +300,7 @@ class Container:
                 if offset > found.durable_length:
                     raise Misuse(segment, f"read at {offset}, behind the sealed end")
                 return ReadResult(offset, b"", at_tail=False, end_of_segment=True)
-            outcome = await self._hold(found, offset)
+            outcome = await self._held.hold(found, offset)
             if outcome != "data":
                 is_sealed = outcome == "sealed"
                 return ReadResult(offset, b"", True, False, sealed_while_waiting=is_sealed)
@@ -418,32 +335,6 @@ class Container:
         if not segment.is_durably_created:
             await self.settled(segment)
         return segment
-
-    async def _hold(self, segment: Segment, offset: int) -> str:
-        if self._held_count >= HELD_READS_MAX or self._reason is not None:
-            return "gone"
-        held = HeldRead(offset, asyncio.get_running_loop().create_future())
-        self._held.setdefault(segment.id, []).append(held)
-        self._held_count += 1
-        try:
-            return await held.outcome
-        finally:
-            self._held_count -= 1
-            reads = self._held.get(segment.id)
-            if reads is not None and held in reads:
-                reads.remove(held)
-                if not reads:
-                    del self._held[segment.id]
-
-    def _wake(self, segment: Segment, outcome: str) -> None:
-        """Resolve the held reads that this concerns: new data, or the end of the segment."""
-        reads = self._held.get(segment.id)
-        if reads is None:
-            return
-        for held in reads:
-            is_concerned = outcome != "data" or held.offset < segment.durable_length
-            if is_concerned and not held.outcome.done():
-                held.outcome.set_result(outcome)
 
     # --- tables ---
 
@@ -591,7 +482,7 @@ class Container:
             settlement()
         if self._held:
             for run in batch.runs:
-                self._wake(run.segment, "data")
+                self._held.wake(run.segment, "data")
 
     def _settle_created(self, number: int) -> None:
         segment = self.state.segments_by_id.get(number)
@@ -600,18 +491,18 @@ class Container:
 
     def _settle_sealed(self, segment: Segment) -> None:
         segment.is_durably_sealed = True
-        self._wake(segment, "data")
-        self._wake(segment, "sealed")
+        self._held.wake(segment, "data")
+        self._held.wake(segment, "sealed")
 
     def _settle_deleted(self, segment: Segment) -> None:
         self.cache.drop(self.reader.key(segment))
-        self._wake(segment, "gone")
+        self._held.wake(segment, "gone")
 
     def _settle_merged(self, target: Segment, source: Segment, base: int) -> None:
         self.cache.move(self.reader.key(source), self.reader.key(target), base)
         target.durable_length = max(target.durable_length, base + source.length)
-        self._wake(source, "gone")
-        self._wake(target, "data")
+        self._held.wake(source, "gone")
+        self._held.wake(target, "data")
 
 
 def _info(segment: Segment) -> SegmentInfo:
