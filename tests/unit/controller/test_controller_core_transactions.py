@@ -229,3 +229,23 @@ async def test_more_transactions_than_a_batch_holds(cluster: Any) -> None:
     await wait_for(cluster, controller, made[-1], "COMMITTED")
     content = cluster.stores.segments["s/x/0.#epoch.0"].content
     assert content == [f"t{one.low}" for one in made]
+
+
+async def test_a_pause_of_the_controller_does_not_end_transactions(
+    cluster: Any, make_fuse: Any
+) -> None:
+    """A controller that wakes up late would abort what living writers are about to ping."""
+    fuse = make_fuse(None)
+    controller = await cluster.start("a", fuse)
+    finish = cluster.finish
+    await finish(controller.create_scope("s"))
+    await finish(controller.create_stream("s", "x", StreamConfig()))
+    made = await finish(controller.create_transaction("s", "x", lease_ms=10_000))
+    await cluster.clock.advance(5.0)
+    fuse.cut_at = fuse.moments_count
+    await cluster.clock.advance(30.0)
+    fuse.mend()
+    await cluster.clock.advance(5.0)
+    assert await finish(controller.ping_transaction("s", "x", made.id, lease_ms=10_000)) == "OK"
+    await cluster.clock.advance(30.0)
+    await wait_for(cluster, controller, made.id, "ABORTED")

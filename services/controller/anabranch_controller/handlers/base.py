@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from typing import Final
 
 from anabranch_wire.names import (
     InvalidName,
@@ -18,6 +20,8 @@ from anabranch_controller.domain.scope import Scope
 from anabranch_controller.domain.stream import Stream
 from anabranch_controller.errors import InvalidArgument, NotFound
 from anabranch_controller.keys import ScopeKey, StreamKey
+
+_ANY_STREAM: Final = re.compile(r"[A-Za-z0-9._\-]{1,270}")
 
 
 class Handlers:
@@ -72,14 +76,21 @@ def is_scope_name(scope: str) -> bool:
     return True
 
 
-def is_stream_name(scope: str, stream: str) -> bool:
-    """Could this be a stream? What could not has no subject to look at."""
+def is_new_stream_name(stream: str) -> bool:
+    """May a client create a stream of this name?"""
     try:
-        check_scope_name(scope)
         check_stream_name(stream)
     except InvalidName:
         return False
     return True
+
+
+def is_stream_name(scope: str, stream: str) -> bool:
+    """Could there be such a stream? What could not be has no subject to look at.
+
+    Wider than what clients may create: `_MARK_RGgroup` exists, too.
+    """
+    return is_scope_name(scope) and _ANY_STREAM.fullmatch(stream) is not None
 
 
 def is_given_name(what: str, name: str) -> bool:

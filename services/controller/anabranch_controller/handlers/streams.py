@@ -23,6 +23,7 @@ from anabranch_controller.errors import InvalidArgument
 from anabranch_controller.event_log import Write, Written, write
 from anabranch_controller.handlers.base import (
     Handlers,
+    is_new_stream_name,
     is_scope_name,
     is_stream_name,
     page,
@@ -39,7 +40,7 @@ class StreamHandlers(Handlers):
     ) -> CreateStreamOutcome:
         require("scope", scope)
         config = _checked(config)
-        if not is_stream_name(INTERNAL_SCOPE, stream):
+        if not is_new_stream_name(stream):
             return "INVALID_STREAM_NAME"
         if not is_scope_name(scope) or scope == INTERNAL_SCOPE:
             return "SCOPE_NOT_FOUND"

@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Awaitable
+from functools import partial
 from typing import Final, NamedTuple, assert_never
 
 import structlog
 from anabranch_events.domain import WorkTakenOver
 from anabranch_kit.ports.event_store import SequenceConflict
 
-from anabranch_controller.context import Context
+from anabranch_controller.context import Context, gather_bounded
 from anabranch_controller.domain.transaction import deadline_s
 from anabranch_controller.errors import ControllerError
 from anabranch_controller.event_log import Write, write
@@ -50,6 +51,11 @@ MISSED_S: Final = 2.0  # how long an owner must be missing: a member may announc
 SILENT_S: Final = 15.0  # without news of members: work that has not moved for so long
 STALLED_COMMIT_S: Final = 5.0  # a commit that nobody started, although the slot is free
 FOREIGN_LEASE_S: Final = 5.0  # more than the lease, for a transaction of another instance
+LATE_S: Final = 1.0
+"""When we learn so late that a lease is over, we or the log were away, and a ping may be on
+its way that would have come in time: the lease gets as long as the pings need to arrive."""
+
+AFTER_ABSENCE_S: Final = 10.0
 BACKOFF_S_MIN: Final = 0.1
 BACKOFF_S_MAX: Final = 5.0
 BACKOFF_BUG_S: Final = 30.0  # after a failure that only our own mistake can explain
@@ -231,8 +237,11 @@ class Runner:
         while True:
             self._earlier_lease.clear()
             now_s = self._ctx.clock.monotonic()
+            due: list[_Lease] = []
             while self._leases and self._leases[0].ends_at_s <= now_s:
-                await self._expire(heapq.heappop(self._leases))
+                due.append(heapq.heappop(self._leases))
+            await gather_bounded(partial(self._expire, lease, now_s) for lease in due)
+            now_s = self._ctx.clock.monotonic()
             pause_s = self._leases[0].ends_at_s - now_s if self._leases else SILENT_S
             await self._pause(max(pause_s, 0.0), self._earlier_lease.wait())
 
@@ -242,20 +251,35 @@ class Runner:
         except OutOfTime:
             return
 
-    async def _expire(self, lease: _Lease) -> None:
-        if self._ctx.projection.sequence_of(lease.key.subject) != lease.sequence:
-            return
-        transaction = self._ctx.projection.transactions.get(lease.key)
-        if transaction is None or transaction.status != "OPEN":
-            return
+    async def _expire(self, lease: _Lease, noticed_s: float) -> None:
+        """Abort the transaction, unless it was pinged or is over."""
+        ctx = self._ctx
         try:
-            await request_abort(self._ctx, lease.key, "timeout", pinged_at=lease.sequence)
+            if await self._was_away(lease, noticed_s):
+                again_s = ctx.clock.monotonic() + AFTER_ABSENCE_S
+                heapq.heappush(self._leases, _Lease(again_s, lease.key, lease.sequence))
+            elif self._is_current(lease):
+                await request_abort(ctx, lease.key, "timeout", pinged_at=lease.sequence)
+                log.info("transaction.expired", key=lease.key)
         except ControllerError as error:
             log.warning("transaction.not_expired", key=lease.key, reason=str(error))
-            again = self._ctx.clock.monotonic() + BACKOFF_S_MAX
-            heapq.heappush(self._leases, _Lease(again, lease.key, lease.sequence))
-        else:
-            log.info("transaction.expired", key=lease.key, lease_ms=transaction.lease_ms)
+            again_s = ctx.clock.monotonic() + BACKOFF_S_MAX
+            heapq.heappush(self._leases, _Lease(again_s, lease.key, lease.sequence))
+
+    async def _was_away(self, lease: _Lease, noticed_s: float) -> bool:
+        """Were we, or is the log, away at the end of this lease? Raises Unavailable."""
+        if not self._is_current(lease):
+            return False
+        asked_s = self._ctx.clock.monotonic()
+        await self._ctx.log.load(lease.key.subject)
+        answered_s = self._ctx.clock.monotonic()
+        return noticed_s - lease.ends_at_s > LATE_S or answered_s - asked_s > LATE_S
+
+    def _is_current(self, lease: _Lease) -> bool:
+        projection = self._ctx.projection
+        transaction = projection.transactions.get(lease.key)
+        is_open = transaction is not None and transaction.status == "OPEN"
+        return is_open and projection.sequence_of(lease.key.subject) == lease.sequence
 
 
 async def _advance(ctx: Context, key: Key) -> bool:
