@@ -66,14 +66,13 @@ class Places:
 
 @dataclass(slots=True)
 class LogFile:
-    """A file of the live path. Records from `end_sequence` on (None: being written) are not
-    part of the log."""
+    """A file of the live path. It may hold more than the log: what lies behind the frames that
+    the next file begins with is ignored."""
 
     path: Path
     ordinal: int
     header: Header
     first: First
-    end_sequence: int | None = None
     used_bytes: int = 0
     places: Places = field(init=False)
 

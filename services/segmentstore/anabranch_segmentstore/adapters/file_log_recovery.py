@@ -135,7 +135,6 @@ class _Reader:
         """The log whose newest epoch consists of `log_files` (the last may be unfinished)."""
         scan = self._scan_end(log_files)
         last = log_files[-1]
-        last.end_sequence = scan.synced_end
         return Recovered(
             files=self._walk_back(log_files, max(scan.truncated_before, 1)),
             epoch=last.epoch,
@@ -200,8 +199,6 @@ class _Reader:
                 raise self._damaged(path, 0, str(broken)) from broken
             ordinal = int(path.stem)
             found.append(LogFile(path, ordinal, header, first, used_bytes=size))
-        for before, after in pairwise(found):
-            before.end_sequence = after.header.sequence
         return found
 
     def _walk_back(self, log_files: list[LogFile], needed_from: int) -> list[LogFile]:
@@ -226,10 +223,7 @@ class _Reader:
 
     def _predecessor(self, epoch: int, end: int) -> list[LogFile]:
         firsts = self._firsts(self._paths(epoch), last_may_be_broken=True)
-        found = [file for file in firsts if file.header.sequence < end]
-        if found:
-            found[-1].end_sequence = end
-        return found
+        return [file for file in firsts if file.header.sequence < end]
 
     # --- Where the newest epoch ends ---
 

@@ -292,11 +292,14 @@ class Writer:
         return outcomes
 
     def _write_when_space(self, parts: Sequence[bytes], offset: int) -> None:
-        """A file without preallocated space can meet a full disk here too."""
+        """Preallocated space can run out too, where a file system copies on write. No truncation
+        may be journalled meanwhile: its record would stand behind a hole."""
         self._while_full(lambda: self._files.write(self._descriptor, parts, offset))
 
-    def _while_full(self, action: Callable[[], None]) -> None:
-        """Try until there is space; meanwhile truncations are worked off."""
+    def _while_full(
+        self, action: Callable[[], None], *, meanwhile: Callable[[], None] | None = None
+    ) -> None:
+        """Try until there is space."""
         warned = False
         while True:
             try:
@@ -311,7 +314,8 @@ class Writer:
                         "log.disk_full", container=self._container, log=str(self._directory)
                     )
                 warned = True
-                self._truncate_waiting()
+                if meanwhile is not None:
+                    meanwhile()
                 self._stopping.wait(DISK_FULL_RETRY_S)
             else:
                 if warned:
@@ -408,12 +412,11 @@ class Writer:
                 self._files.remove(path)
                 raise
 
-        self._while_full(make)
+        self._while_full(make, meanwhile=self._truncate_waiting)
         finished = _Finished(self._descriptor, self._offset)
         self._descriptor, self._offset, self._size = descriptor, FIRST_RECORD_BYTES, size
         first = before.first._replace(allocated_bytes=size)
         head, header = self._first_record(Kind.FILE, first)
-        before.end_sequence = header.sequence
         self.log_files = [*self.log_files, LogFile(path, before.ordinal + 1, header, first)]
         return finished, [*head]
 
@@ -436,7 +439,8 @@ class Writer:
         self._report([(job.done, outcome)])
 
     def _truncate_before(self, before: int) -> None:
-        """Journal the new lower end, then delete the files below it, oldest first."""
+        """Journal the new lower end, then delete the files below it, oldest first: each name's
+        end is durable before the next one's, so that a power cut leaves no gap."""
         journalled = self.truncated_before
         if before > journalled:
             self.truncated_before = before
@@ -449,6 +453,7 @@ class Writer:
                 return
             self.log_files = self.log_files[1:]
             self._remove(oldest.path)
+            self._files.sync_directory(oldest.path.parent)
             if following.epoch != oldest.epoch:
                 self._remove_epoch(oldest.epoch)
 
