@@ -34,7 +34,9 @@ class Append(NamedTuple):
     """Events `after` + 1 to `number` of a writer, as one block of bytes.
 
     `after` is the number that the sending connection believes to be stored. `parts` is
-    stored as it came; its length may be 0. `expected_offset` None means unconditional.
+    stored as it came; its length may be 0. Nobody may write to the parts' memory any more:
+    large ones are kept as they are, for the log and the cache. `expected_offset` None means
+    unconditional.
     """
 
     segment: str

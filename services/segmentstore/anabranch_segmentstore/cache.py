@@ -1,9 +1,9 @@
 """The read cache: blocks of segment bytes, bounded for the whole process.
 
 What is in it is also in the log or in tier 2, so anything may be thrown out at any time; the
-least recently used block goes first. Blocks are immutable `bytes` and are handed out without a
-copy. Short neighbours at the end of a segment are joined, so that a trickle of small appends
-does not become a heap of tiny objects.
+least recently used block goes first. Blocks never change (bytes, or a view of a buffer that
+nobody writes to any more) and are handed out without a copy. Short neighbours at the end of a
+segment are joined, so that a trickle of small appends does not become a heap of tiny objects.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ BLOCK_OVERHEAD_BYTES: Final = 256  # what a block costs beyond its bytes: keys, 
 JOINED_BLOCK_LENGTH_MAX: Final = 16 * 1024
 
 SegmentKey = tuple[int, int]  # container, segment
+Block = bytes | memoryview
 
 
 class BlockCache:
@@ -25,10 +26,10 @@ class BlockCache:
     def __init__(self, bytes_max: int = CACHE_BYTES_DEFAULT) -> None:
         self.bytes_max = bytes_max
         self.bytes_used = 0
-        self._blocks: OrderedDict[tuple[SegmentKey, int], bytes] = OrderedDict()
+        self._blocks: OrderedDict[tuple[SegmentKey, int], Block] = OrderedDict()
         self._starts: dict[SegmentKey, list[int]] = {}
 
-    def put(self, key: SegmentKey, start: int, block: bytes, *, around: int | None = None) -> None:
+    def put(self, key: SegmentKey, start: int, block: Block, *, around: int | None = None) -> None:
         """Keep what is missing of `block`, which lies at `start`, around an offset in it.
 
         Blocks that are there stay; the default for `around` is `start`.
@@ -58,9 +59,9 @@ class BlockCache:
         self,
         key: SegmentKey,
         before_start: int,
-        before: bytes,
+        before: Block,
         start: int,
-        block: bytes,
+        block: Block,
         starts: list[int],
         index: int,
     ) -> bool:
@@ -69,12 +70,12 @@ class BlockCache:
         is_neighbour = before_start + len(before) == start
         if not is_last or not is_neighbour or len(before) + len(block) > JOINED_BLOCK_LENGTH_MAX:
             return False
-        self._blocks[key, before_start] = before + block
+        self._blocks[key, before_start] = b"".join((before, block))
         self._blocks.move_to_end((key, before_start))
         self._grow(len(block))
         return True
 
-    def get(self, key: SegmentKey, offset: int) -> tuple[int, bytes] | None:
+    def get(self, key: SegmentKey, offset: int) -> tuple[int, Block] | None:
         """The block that holds the byte at `offset`, and where it starts."""
         starts = self._starts.get(key)
         if not starts:

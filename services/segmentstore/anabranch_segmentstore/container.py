@@ -268,7 +268,9 @@ class Container:
         )
         batch.operations_length += APPENDED.size
         if length:
-            batch.add_data(segment, start, list(append.parts), length)
+            before = batch.data_length
+            batch.add_data(segment, start, append.parts)
+            assert batch.data_length == before + length, "an append is not as long as it says"
         self.load.take(segment, length, append.events_count)
         return Appended(segment.length)
 
@@ -445,7 +447,7 @@ class Container:
         batch.operations.append(encoded)
         batch.operations_length += len(encoded)
         if segment is not None and length:
-            batch.add_data(segment, start, [data], length)
+            batch.add_data(segment, start, [data])
 
     def _prepare_settlement(self, operation: RareOperation, batch: Batch) -> None:
         """What becomes visible when the operation is durable; looked up while it can be."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,7 +27,9 @@ from anabranch_segmentstore.ports import Buffer, DurableLog
 
 FRAME_LENGTH_TARGET: Final = 8 * 1024 * 1024  # a larger batch makes nobody faster and all wait
 FRAME_OVERHEAD_MAX: Final = 4096  # one operation and the footer, beside its data
-RUNS_PER_FRAME_MAX: Final = 64  # more pieces than this are copied together before the write
+PIECES_PER_FRAME_MAX: Final = 512  # half of what one vectored write takes
+PIECE_LENGTH_MIN: Final = 4096  # when pieces are shorter on average, one copy is cheaper
+LARGE_PART_LENGTH: Final = 16 * 1024  # not copied: these come in buffers of their own
 BUSY_BYTES_DEFAULT: Final = 32 * 1024 * 1024  # accepted and not durable, per container
 
 DRAIN_S_MAX: Final = 5.0  # below what supervisors grant a service for its stop
@@ -37,20 +39,24 @@ Reply = tuple[Callable[[Any], None], object]
 
 @dataclass(slots=True)
 class Run:
-    """Bytes that lie side by side both in a segment and in the frame."""
+    """Bytes that lie side by side both in a segment and in the frame.
+
+    A large part is a run of its own. It arrived in a buffer that holds nothing else and that
+    nobody writes to again (anabranch_wire.framing), so log and cache share it without a copy.
+    """
 
     segment: Segment
     start: int
     length: int
     parts: list[bytes | memoryview]
+    is_large: bool
 
-    def join(self) -> bytes:
-        """The one copy of the data path: out of the receive buffers, for log and cache."""
-        parts = self.parts
-        joined = parts[0]
-        if len(parts) == 1 and type(joined) is bytes:
-            return joined
-        joined = b"".join(parts)
+    def join(self) -> bytes | memoryview:
+        """The one copy of small parts: out of the receive buffers, for log and cache."""
+        first = self.parts[0]
+        if len(self.parts) == 1 and (self.is_large or type(first) is bytes):
+            return first
+        joined = b"".join(self.parts)
         self.parts = [joined]
         return joined
 
@@ -75,20 +81,24 @@ class Batch:
     def length(self) -> int:
         return self.data_length + self.operations_length + FOOTER_LENGTH
 
-    def add_data(
-        self, segment: Segment, start: int, parts: list[bytes | memoryview], length: int
-    ) -> None:
+    def add_data(self, segment: Segment, start: int, parts: Iterable[bytes | memoryview]) -> None:
         """Bytes of an operation that starts at the segment's offset `start`."""
         runs = self.runs
-        if runs:
-            last = runs[-1]
-            if last.segment is segment and last.start + last.length == start:
-                last.parts += parts
-                last.length += length
-                self.data_length += length
-                return
-        runs.append(Run(segment, start, length, parts))
-        self.data_length += length
+        for part in parts:
+            length = len(part)
+            self.data_length += length
+            is_large = length >= LARGE_PART_LENGTH
+            if runs and not is_large:
+                last = runs[-1]
+                is_neighbour = last.segment is segment and last.start + last.length == start
+                if is_neighbour and not last.is_large:
+                    last.parts.append(part)
+                    last.length += length
+                    start += length
+                    continue
+            if length:
+                runs.append(Run(segment, start, length, [part], is_large))
+                start += length
 
     def encode(self) -> list[Buffer]:
         if self.snapshot is not None:
@@ -100,9 +110,10 @@ class Batch:
             operations_count=len(self.operations),
         )
         pieces: list[Buffer] = [run.join() for run in self.runs]
-        assert sum(map(len, pieces)) == self.data_length, "an append was not as long as it said"
+        assert sum(map(len, pieces)) == self.data_length, "a run lost or gained bytes"
         pieces.append(operations + footer)
-        if len(pieces) > RUNS_PER_FRAME_MAX:
+        are_short = self.data_length < len(pieces) * PIECE_LENGTH_MIN
+        if len(pieces) > PIECES_PER_FRAME_MAX or (are_short and len(pieces) > 2):
             return [b"".join(pieces)]
         return pieces
 

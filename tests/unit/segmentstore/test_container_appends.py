@@ -6,7 +6,7 @@ import asyncio
 from uuid import UUID
 
 import pytest
-from anabranch_segmentstore.api import NO_EVENT, Appended
+from anabranch_segmentstore.api import NO_EVENT, Append, Appended
 from anabranch_segmentstore.domain.attributes import EVENT_COUNT
 from anabranch_segmentstore.domain.errors import (
     NoSuchSegment,
@@ -128,3 +128,38 @@ async def test_a_crash_loses_only_what_was_not_answered(rig) -> None:
     assert not isinstance(await lost, Appended)
     assert await rig.read_all() == b"kept"
     assert await rig.container.setup_append(SEGMENT, WRITER) == 1
+
+
+async def test_large_and_small_parts_of_many_segments_keep_their_places(rig) -> None:
+    """Blocks of one frame would be swapped, or readers get another segment's bytes."""
+    names = [f"scope/stream/{number}.#epoch.0" for number in range(3)]
+    for name in names:
+        await rig.create(name)
+    expected = dict.fromkeys(names, b"")
+    answers = []
+    for number in range(1, 40):
+        name = names[number * number % 3]
+        data = bytes([number]) * (20_000 if number % 4 == 0 else 100 + number)
+        after = rig.container.state.find(name).last_event(WRITER.bytes)
+        answers.append(rig.send(data, after=after, number=number, segment=name))
+        expected[name] += data
+    await asyncio.gather(*answers)
+    for _ in range(2):
+        for name in names:
+            assert await rig.read_all(name) == expected[name]
+        rig.cache.drop_container(0)
+    await rig.restart()
+    for name in names:
+        assert await rig.read_all(name) == expected[name]
+
+
+async def test_an_append_that_lies_about_its_length_reaches_no_log(rig) -> None:
+    """A container could never be recovered from a frame whose lengths do not add up."""
+    await rig.create()
+    outcome: list[object] = []
+    lie = Append(SEGMENT, WRITER, NO_EVENT, 1, 1, [b"12345"], 6)
+    rig.container.append(lie, outcome.append)
+    assert isinstance(await rig.container.wait_ended(), AssertionError)
+    await rig.container.stop()
+    await rig.reopen()
+    assert await rig.read_all() == b""

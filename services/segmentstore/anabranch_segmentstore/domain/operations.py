@@ -186,7 +186,7 @@ def decode_all(region: bytes | memoryview, count: int) -> list[Operation]:
                 position += RARE_HEADER.size
                 operations.append(_decoder.decode(region[position : position + length]))
                 position += length
-    except (IndexError, struct.error, msgspec.DecodeError) as error:
+    except (IndexError, struct.error, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise OperationsDamaged(f"at byte {position} of {len(region)}: {error}") from error
     if position != len(region):
         raise OperationsDamaged(f"{len(region) - position} bytes behind the last operation")

@@ -111,7 +111,7 @@ def decode_snapshot(payload: bytes) -> ContainerState:
                 f"snapshot version {version}; this release reads {SNAPSHOT_VERSION}"
             )
         container = _decoder.decode(memoryview(payload)[_HEADER.size :])
-    except (struct.error, msgspec.DecodeError) as error:
+    except (struct.error, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise OperationsDamaged(f"snapshot: {error}") from error
     try:
         return _restore(container)
