@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from anabranch_wire.names import (
@@ -18,8 +19,9 @@ from anabranch_controller.api import LIST_PAGE_MAX, Page
 from anabranch_controller.context import Context
 from anabranch_controller.domain.scope import Scope
 from anabranch_controller.domain.stream import Stream
-from anabranch_controller.errors import InvalidArgument, NotFound
+from anabranch_controller.errors import InvalidArgument, NotFound, Unavailable
 from anabranch_controller.keys import ScopeKey, StreamKey
+from anabranch_controller.ports import SegmentStoreUnavailable
 
 _ANY_STREAM: Final = re.compile(r"[A-Za-z0-9._\-]{1,270}")
 
@@ -60,6 +62,15 @@ class Handlers:
         if found is None:
             raise NotFound("stream", f"{scope}/{stream}")
         return found
+
+
+@contextmanager
+def stores_needed() -> Iterator[None]:
+    """Raises Unavailable for a segment store that does not answer."""
+    try:
+        yield
+    except SegmentStoreUnavailable as error:
+        raise Unavailable(f"segment store for {error.segment}", error.reason) from error
 
 
 def require(what: str, value: str) -> None:

@@ -28,6 +28,7 @@ from anabranch_controller.handlers.base import (
     is_stream_name,
     page,
     require,
+    stores_needed,
 )
 from anabranch_controller.keys import ScopeKey, StreamKey
 from anabranch_controller.ports import SegmentMissing
@@ -121,11 +122,11 @@ class StreamHandlers(Handlers):
                 return False
             return offset <= info.length_bytes
 
-        return all(
-            await gather_bounded(
+        with stores_needed():
+            reached = await gather_bounded(
                 partial(one, identity, offset) for identity, offset in cut.items() if offset > 0
             )
-        )
+        return all(reached)
 
     async def seal_stream(self, scope: str, stream: str) -> UpdateStreamOutcome:
         if not is_stream_name(scope, stream):

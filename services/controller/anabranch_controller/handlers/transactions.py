@@ -27,9 +27,9 @@ from anabranch_controller.domain.transaction import (
     LEASE_MS_MIN,
     Transaction,
 )
-from anabranch_controller.errors import IllegalState, InvalidArgument
+from anabranch_controller.errors import IllegalState, InvalidArgument, Unavailable
 from anabranch_controller.event_log import Write, Written, write
-from anabranch_controller.handlers.base import Handlers, is_stream_name
+from anabranch_controller.handlers.base import Handlers, is_stream_name, stores_needed
 from anabranch_controller.keys import StreamKey, TransactionKey
 from anabranch_controller.workflows.transactions import (
     delete_segments,
@@ -71,7 +71,13 @@ class TransactionHandlers(Handlers):
             ends_at_most_ms=transactions.execution_end_ms(begun_ms=begun_ms, lease_ms=lease_ms),
         )
         await self._ctx.log.append(key.subject, write(begun))
-        await self._create_segments(key, found)
+        try:
+            with stores_needed():
+                await self._create_segments(key, found)
+        except Unavailable:
+            # Nobody will know this id: its lease would only hold resources.
+            await request_abort(self._ctx, key, "request")
+            raise
         return TransactionCreated(identity, decisions.transaction_segments(found, epoch))
 
     async def _create_segments(self, key: TransactionKey, seen: Stream) -> None:
