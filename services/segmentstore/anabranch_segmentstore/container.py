@@ -281,6 +281,11 @@ class Container:
     def when_idle(self, resume: Callable[[], None]) -> None:
         self.commits.when_idle(resume)
 
+    @property
+    def held_reads_count(self) -> int:
+        """Reads that wait at a tail."""
+        return self._held.count
+
     def take_load(self) -> list[SegmentTaken]:
         """What each open segment of a user's stream took in since the last call."""
         return self.load.report(self.state)

@@ -160,9 +160,9 @@ async def test_held_reads_go_with_their_connection(faked: Any, peers: Any) -> No
     reader.send(*(c.ReadSegment(SEGMENT, 0, 100, "", number) for number in range(50)))
     assert await reader.is_silent()
     containers = [host.container for host in faked.store.serving]
-    await eventually(lambda: sum(one._held_count for one in containers) == 50)
+    await eventually(lambda: sum(one.held_reads_count for one in containers) == 50)
     reader.close()
-    await eventually(lambda: sum(one._held_count for one in containers) == 0)
+    await eventually(lambda: sum(one.held_reads_count for one in containers) == 0)
 
 
 async def test_transient_segments_go_with_their_connection(faked: Any, peers: Any) -> None:
