@@ -163,11 +163,6 @@ class Connection(asyncio.BufferedProtocol):
     def _start(self, command: c.Request) -> bool:
         """Handle a command; True when a task was started for it."""
         match command:
-            case c.SetupAppend():
-                self._assembler.handle(command)
-                self._pause(Pause.SETUP)
-                self._spawn(self._set_up(command))
-                return True
             case (
                 c.AppendBlock()
                 | c.AppendBlockEnd()
@@ -177,6 +172,11 @@ class Connection(asyncio.BufferedProtocol):
             ):
                 self._take_append(command)
                 return False
+            case c.SetupAppend():
+                self._assembler.handle(command)
+                self._pause(Pause.SETUP)
+                self._spawn(self._set_up(command))
+                return True
             case c.KeepAlive():
                 self.send(command)
                 return False
@@ -237,8 +237,8 @@ class Connection(asyncio.BufferedProtocol):
         writer = self._writers.get(append.writer_id)
         if writer is None:
             raise WriterForgotten(append.writer_id)
-        if writer.append(append):
-            self._appends_bytes += append.length_bytes
+        taken_bytes = writer.append(append)
+        self._appends_bytes += taken_bytes
         if self._appends_bytes > APPENDS_BYTES_MAX:
             self._pause(Pause.BYTES)
         if writer.container.is_busy:

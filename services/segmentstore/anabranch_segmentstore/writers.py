@@ -90,12 +90,12 @@ class Writer:
         self._due: c.DataAppended | None = None
         self._failed: c.Reply | None = None
 
-    def append(self, append: assembler.Append) -> bool:
-        """Hand an append to the container; False when it was there before. Raises
-        EventNumberWentBack."""
+    def append(self, append: assembler.Append) -> int:
+        """Hand an append to the container; returns its length in bytes, which `append_finished`
+        gives back, or 0 when it was there before. Raises EventNumberWentBack."""
         number = append.event_number
         if number == self._sent and not self._conditional_in_flight:
-            return False  # stored or on its way; the answer to the first one covers it
+            return 0  # stored or on its way; the answer to the first one covers it
         if number < self._sent:
             raise wire_errors.EventNumberWentBack(self.writer_id, number, self._sent)
         offset = append.expected_offset
@@ -116,7 +116,7 @@ class Writer:
         self._conditional_in_flight += is_conditional
         done = partial(self._done, number, append.request_id, length, is_conditional)
         self.container.append(request, done)
-        return True
+        return length
 
     def _done(
         self,
