@@ -99,7 +99,17 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def say(message: Message) -> None:
-    """One line on stdout, at once."""
-    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
-    sys.stdout.buffer.flush()
+class Mouth:
+    """Where a process says its messages: what was standard output when it began.
+
+    Standard output itself becomes standard error, for the client package logs to it.
+    """
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def say(self, message: Message) -> None:
+        """One line, at once."""
+        self._out.write(msgspec.json.encode(message) + b"\n")
+        self._out.flush()

@@ -16,12 +16,12 @@ import msgspec
 
 from anabranch_standalone.demo.messages import (
     Failed,
+    Mouth,
     ReaderOrder,
     ReaderProgress,
     ReaderReady,
     Run,
     leave,
-    say,
 )
 from anabranch_standalone.demo.writer import TripEvent
 
@@ -79,31 +79,29 @@ class TripReader:
         else:
             self.runs.add(event.place, event.number, time.monotonic_ns())
 
-    def report(self) -> None:
-        say(
-            ReaderProgress(
-                self.order.reader,
-                self.events_count,
-                self.length_bytes,
-                self.garbled_count,
-                self.runs.taken(),
-            )
+    def report(self) -> ReaderProgress:
+        return ReaderProgress(
+            self.order.reader,
+            self.events_count,
+            self.length_bytes,
+            self.garbled_count,
+            self.runs.taken(),
         )
 
 
-async def serve(order: ReaderOrder) -> None:
+async def serve(order: ReaderOrder, mouth: Mouth) -> None:
     import pravega_client
 
     manager = pravega_client.StreamManager(order.controller)
     group = manager.create_reader_group(order.group, order.scope, order.stream, False)
     reader = group.create_reader(order.reader)
-    say(ReaderReady(order.reader))
+    mouth.say(ReaderReady(order.reader))
     trips = TripReader(order)
     reading = asyncio.create_task(trips.read(reader))
     asked_to_stop = asyncio.create_task(_end_of_input())
     while not asked_to_stop.done() and not reading.done():
         await asyncio.wait([asked_to_stop, reading], timeout=REPORT_INTERVAL_S)
-        trips.report()
+        mouth.say(trips.report())
     if reading.done():
         await reading  # raises what ended it
     reading.cancel()
@@ -118,11 +116,11 @@ async def _end_of_input() -> None:
 
 
 def main() -> int:
-    order = msgspec.json.decode(sys.argv[1], type=ReaderOrder)
+    order, mouth = msgspec.json.decode(sys.argv[1], type=ReaderOrder), Mouth()
     try:
-        asyncio.run(serve(order))
+        asyncio.run(serve(order, mouth))
     except (ValueError, OSError) as error:  # what the client package raises for a lost cluster
-        say(Failed(who=order.reader, reason=str(error)))
+        mouth.say(Failed(who=order.reader, reason=str(error)))
         return 1
     return 0
 

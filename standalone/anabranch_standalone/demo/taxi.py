@@ -309,8 +309,7 @@ class _Processes:
         assert process.stdout is not None
         decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
         async for line in process.stdout:
-            if line.startswith(b"{"):  # the client package has things to say too
-                self._night.hear(decoder.decode(line))
+            self._night.hear(decoder.decode(line))
         status = await process.wait()
         if status != 0:
             said = log.read_text(errors="replace").strip()[-SAID_SHOWN_LENGTH:]

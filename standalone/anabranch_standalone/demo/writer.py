@@ -18,12 +18,12 @@ import msgspec
 
 from anabranch_standalone.demo.messages import (
     Failed,
+    Mouth,
     WriterDone,
     WriterOrder,
     WriterProgress,
     WriterStarted,
     leave,
-    say,
 )
 from anabranch_standalone.demo.nightclock import NIGHT_S, label
 from anabranch_standalone.demo.trips import Trip
@@ -64,7 +64,7 @@ def make_event(trip: Trip, number: int, index: int, length_bytes: int, rng: rand
     return msgspec.json.encode(event)
 
 
-def write(order: WriterOrder) -> None:
+def write(order: WriterOrder, mouth: Mouth) -> None:
     import pravega_client
 
     trips = msgspec.msgpack.decode(Path(order.plan).read_bytes(), type=list[Trip])
@@ -73,7 +73,7 @@ def write(order: WriterOrder) -> None:
     rng, speed = random.Random(order.seed), NIGHT_S / order.seconds
     numbers: Counter[str] = Counter()
     length_bytes, index = 0, 0
-    say(WriterStarted(started_ms=time.time_ns() // 1_000_000))
+    mouth.say(WriterStarted(started_ms=time.time_ns() // 1_000_000))
     started_s = time.monotonic()
     reported_s = started_s
     while index < len(trips):
@@ -93,19 +93,19 @@ def write(order: WriterOrder) -> None:
             writer.flush()
             taxi_s = trips[min(index, len(trips) - 1)].at_s
             behind_s = max(0.0, (now_s - started_s) - taxi_s / speed)
-            say(WriterProgress(index, length_bytes, taxi_s, behind_s))
+            mouth.say(WriterProgress(index, length_bytes, taxi_s, behind_s))
         else:
             time.sleep(PAUSE_S)
     writer.flush()
-    say(WriterDone(counts=dict(numbers), length_bytes=length_bytes))
+    mouth.say(WriterDone(counts=dict(numbers), length_bytes=length_bytes))
 
 
 def main() -> int:
-    order = msgspec.json.decode(sys.argv[1], type=WriterOrder)
+    order, mouth = msgspec.json.decode(sys.argv[1], type=WriterOrder), Mouth()
     try:
-        write(order)
+        write(order, mouth)
     except (ValueError, OSError) as error:  # what the client package raises for a lost cluster
-        say(Failed(who="the writer", reason=str(error)))
+        mouth.say(Failed(who="the writer", reason=str(error)))
         return 1
     return 0
 
