@@ -71,6 +71,8 @@ class Cluster:
         return specs
 
     def services(self) -> list[ChildSpec]:
+        url = self.options.tier2
+        tier2 = {"tier2-dir": self.data.tier2} if url is None else {"tier2-url": url}
         return [
             self._service(
                 CONTROLLER,
@@ -91,11 +93,11 @@ class Cluster:
                     "host": HOST,
                     "port": self.ports["segmentstore-port"],
                     "wal-dir": self.data.wal,
-                    "tier2-dir": self.data.tier2,
+                    **tier2,
                 },
             ),
             self._service(AUTOSCALER, "anabranch_autoscaler", {}),
-            self._service(TIERER, "anabranch_tierer", {"tier2-dir": self.data.tier2}),
+            self._service(TIERER, "anabranch_tierer", tier2),
         ]
 
     def listeners(self) -> dict[str, int]:

@@ -52,6 +52,12 @@ def standalone(
     external_redis: Annotated[
         str | None, typer.Option(help="Use this Redis (redis://…) instead of starting one.")
     ] = None,
+    tier2: Annotated[
+        str | None,
+        typer.Option(
+            help="Tier 2 by its URL (s3://BUCKET/PREFIX?endpoint=URL); default: DATA/tier2."
+        ),
+    ] = None,
 ) -> None:
     """Start a whole cluster on this machine. Ctrl-C stops it; the data stays."""
     from anabranch_standalone.options import Options
@@ -69,6 +75,7 @@ def standalone(
             log_dir=log_dir,
             external_nats=external_nats,
             external_redis=external_redis,
+            tier2=tier2,
         )
     )
 

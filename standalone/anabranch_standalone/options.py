@@ -37,6 +37,7 @@ class Options:
     log_dir: Path | None = None
     external_nats: str | None = None
     external_redis: str | None = None
+    tier2: str | None = None  # a URL; None: a folder of the data directory
 
 
 class Ports(dict[str, int]):
@@ -65,6 +66,11 @@ def check(options: Options) -> None:
     ):
         if url is not None and not (url.startswith(scheme) and "://" in url):
             raise Problem(f"--{flag} {url}: give {scheme}…HOST:PORT", code=ExitCode.USAGE)
+    if options.tier2 is not None and not options.tier2.startswith(("s3://", "file:///")):
+        raise Problem(
+            "--tier2: give s3://BUCKET/PREFIX?endpoint=URL or file:///FOLDER",
+            code=ExitCode.USAGE,
+        )
 
 
 def choose_ports(options: Options, *, rng: random.Random) -> Ports:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import google_crc32c
 import pytest
 from anabranch_kit.adapters.file_object_store import FileObjectStore
+from anabranch_kit.adapters.s3_object_store import S3ObjectStore
+from anabranch_kit.adapters.s3_object_store_location import parse_s3_url
+from anabranch_kit.adapters.system_clock import SystemClock
+from anabranch_kit.ids import new_id
 from anabranch_kit.ports.object_store import (
     ObjectDamaged,
     ObjectExists,
@@ -17,12 +22,30 @@ from anabranch_kit.ports.object_store import (
     ObjectStore,
 )
 from anabranch_testkit.fakes import MemoryObjectStore
+from anabranch_testkit.s3_server import S3Place
+
+S3_SERVERS = ("seaweedfs", "moto")
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(
+    params=["memory", "file", *(pytest.param(one, marks=pytest.mark.slow) for one in S3_SERVERS)]
+)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
     made: ObjectStore
-    made = MemoryObjectStore() if request.param == "memory" else FileObjectStore(tmp_path)
+    match request.param:
+        case "memory":
+            made = MemoryObjectStore()
+        case "file":
+            made = FileObjectStore(tmp_path)
+        case name:
+            place: S3Place = request.getfixturevalue(name)
+            made = S3ObjectStore(
+                parse_s3_url(place.url(f"contract/{new_id().hex}")),
+                clock=SystemClock(),
+                new_id=new_id,
+                chance=random.Random(1),
+                credentials=place.credentials,
+            )
     yield made
     await made.close()
 

@@ -1,11 +1,12 @@
 """Pytest fixtures of the testkit; tests/conftest.py names this module as a plugin.
 
-The servers start in some 50 ms, so each test that asks for one gets its own and may kill it.
+NATS and Valkey start in some 50 ms, so each test that asks for one gets its own and may kill
+it. The S3 servers take seconds and serve the whole session.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from anabranch_kit.adapters.nats_bus import connect_nats
@@ -14,6 +15,7 @@ from anabranch_kit.adapters.system_clock import SystemClock
 from nats.aio.client import Client
 
 from anabranch_testkit.fakes.clock import FakeClock
+from anabranch_testkit.s3_server import S3Place, in_own_loop, moto_server, seaweed_server
 from anabranch_testkit.servers import Server, nats_server, valkey_server
 
 
@@ -45,6 +47,18 @@ async def redis_registry(valkey_server: Server) -> AsyncIterator[RedisRegistry]:
         yield registry
     finally:
         await registry.close()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs() -> Iterator[S3Place]:
+    with in_own_loop(seaweed_server()) as place:
+        yield place
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Place]:
+    with in_own_loop(moto_server()) as place:
+        yield place
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ def test_one_port_for_two_services_is_refused() -> None:
         ({"nats_port": -1}, "--nats-port -1"),
         ({"external_nats": "localhost:4222"}, "--external-nats localhost:4222"),
         ({"external_redis": "localhost"}, "--external-redis localhost"),
+        ({"tier2": "bucket/prefix"}, "--tier2"),
         ({"ready_file": Path("/no/such/folder/ready.json")}, "--ready-file"),
     ],
 )

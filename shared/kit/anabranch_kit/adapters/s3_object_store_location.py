@@ -102,18 +102,20 @@ def credentials_from_environment(
 
 
 def _options(url: str, query: str) -> dict[str, str]:
+    # Somebody may have written a secret into the query, so no message repeats it.
+    told = url.partition("?")[0]
     options: dict[str, str] = {}
     for name, values in parse_qs(query, keep_blank_values=True).items():
         if name not in OPTIONS:
             raise UnsupportedObjectStore(
-                url, f"there is no option {name!r}; there are {', '.join(OPTIONS)}"
+                told, f"there is no option {name!r}; there are {', '.join(OPTIONS)}"
             )
         if len(values) > 1 or not values[0]:
-            raise UnsupportedObjectStore(url, f"the option {name!r} takes one value")
+            raise UnsupportedObjectStore(told, f"the option {name!r} takes one value")
         options[name] = values[0]
     endpoint = urlsplit(options.get("endpoint", "http://none"))
     if endpoint.scheme not in ("http", "https") or not endpoint.hostname or "@" in endpoint.netloc:
-        raise UnsupportedObjectStore(url, "the endpoint is http://host:port or https://host:port")
+        raise UnsupportedObjectStore(told, "the endpoint is http://host:port or https://host:port")
     if options.get("addressing", "path") not in ADDRESSINGS:
-        raise UnsupportedObjectStore(url, f"the addressing is one of {', '.join(ADDRESSINGS)}")
+        raise UnsupportedObjectStore(told, f"the addressing is one of {', '.join(ADDRESSINGS)}")
     return options
