@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+import structlog
 from anabranch_controller import errors
 from anabranch_controller.api import Endpoint, Page, ScaleReply
 from anabranch_controller.entrypoints.grpc_edge import trouble_of
@@ -101,6 +102,26 @@ async def test_holding_ends(controller: Any, stub: Any) -> None:
     controller.answers["scope_exists"] = errors.Unavailable("event log", "connecting")
     code, _ = await _code(stub.checkScopeExists(pb.ScopeInfo(scope="s")))
     assert code is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_logs_of_a_call_carry_its_request_id(controller: Any, stub: Any) -> None:
+    """Java sends an id with each call; without it nobody finds the call in the server's log."""
+    bound: list[dict[str, Any]] = []
+
+    async def note() -> bool:
+        bound.append(structlog.contextvars.get_contextvars())
+        return True
+
+    controller.answers["scope_exists"] = note
+    request = pb.ScopeInfo(scope="s")
+    await stub.checkScopeExists(request, metadata=[("requestid", "-42")])
+    await stub.checkScopeExists(request)
+    await stub.checkScopeExists(request)
+    assert [one["rpc"] for one in bound] == ["checkScopeExists"] * 3
+    given, first, second = (one["request_id"] for one in bound)
+    assert given == "-42"
+    assert first.startswith("here-")
+    assert first != second
 
 
 EMPTY_IS_FINE = {"getDelegationToken", "listScopes", "getControllerServerList"}

@@ -9,8 +9,16 @@ import pytest
 from anabranch_controller import api
 from anabranch_controller.entrypoints import messages
 from anabranch_controller.errors import InvalidArgument
-from anabranch_events.model import RetentionPolicy, ScalingPolicy, SegmentRange, StreamConfig
+from anabranch_events.model import (
+    GroupConfig,
+    RetentionPolicy,
+    ScalingPolicy,
+    SegmentRange,
+    StreamConfig,
+)
 from anabranch_rpc import controller_pb2 as pb
+from hypothesis import given
+from hypothesis import strategies as st
 
 OUTCOMES: list[tuple[Any, Any]] = [
     (api.CreateScopeOutcome, pb.CreateScopeStatus.Status),
@@ -153,3 +161,58 @@ def test_reader_group_with_senseless_fields_is_refused(change: dict[str, Any]) -
     """Stored as it is, it could never be compared or retained by."""
     with pytest.raises(InvalidArgument):
         messages.group_config(_group(**change))
+
+
+INT32 = st.integers(-(2**31), 2**31 - 1)
+INT64 = st.integers(-(2**63), 2**63 - 1)
+NAMES = st.text("abcXYZ019.-", min_size=1, max_size=20)
+CUTS = st.dictionaries(
+    st.tuples(NAMES, NAMES).map("/".join), st.dictionaries(INT64, INT64, max_size=3), max_size=3
+)
+CONFIGS = st.builds(
+    StreamConfig,
+    scaling=st.builds(
+        ScalingPolicy,
+        scale_type=st.sampled_from(["fixed", "kbytes_per_sec", "events_per_sec"]),
+        target_rate=INT32,
+        scale_factor=INT32,
+        min_segments=INT32,
+    ),
+    retention=st.none()
+    | st.builds(
+        RetentionPolicy,
+        retention_type=st.sampled_from(["time", "size"]),
+        minimum=INT64,
+        maximum=INT64,
+    ),
+    tags=st.lists(st.text(max_size=10), unique=True, max_size=4).map(tuple),
+    timestamp_aggregation_timeout_ms=INT64,
+    rollover_size_bytes=INT64,
+)
+GROUPS = st.builds(
+    GroupConfig,
+    refresh_ms=INT64,
+    checkpoint_interval_ms=INT64,
+    outstanding_checkpoints_max=INT32,
+    retention=st.sampled_from(["none", "manual", "automatic"]),
+    id=st.uuids(),
+    generation=INT64,
+    starting_cuts=CUTS,
+    ending_cuts=CUTS,
+)
+
+
+@given(config=CONFIGS)
+def test_any_stream_configuration_comes_back_over_the_wire(config: StreamConfig) -> None:
+    """A member that is lost on the way changes a stream at its next update."""
+    message = messages.stream_configuration("s", "x", config)
+    sent = pb.StreamConfig.FromString(message.SerializeToString())
+    assert messages.stream_config(sent) == config
+
+
+@given(config=GROUPS)
+def test_any_reader_group_comes_back_over_the_wire(config: GroupConfig) -> None:
+    """Java compares the echo member by member."""
+    message = messages.group_configuration("s", "g", config)
+    sent = pb.ReaderGroupConfiguration.FromString(message.SerializeToString())
+    assert messages.group_config(sent) == config
