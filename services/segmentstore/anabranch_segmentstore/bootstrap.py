@@ -149,7 +149,7 @@ def container_opener(
 
 def _lock(settings: SegmentStoreSettings) -> DataDirectoryLock:
     try:
-        return DataDirectoryLock(settings.wal_dir)
+        return DataDirectoryLock(settings.wal_dir, settings.member_id)
     except DataDirectoryInUse as error:
         raise CannotStart(str(error)) from error
     except OSError as error:

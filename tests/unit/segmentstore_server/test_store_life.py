@@ -280,11 +280,12 @@ async def test_load_is_reported_every_second_with_rates() -> None:
 
 def test_a_second_store_on_a_data_directory_is_refused(tmp_path: Path) -> None:
     """Two clusters would write into one directory."""
-    lock = DataDirectoryLock(tmp_path)
+    lock = DataDirectoryLock(tmp_path, "segmentstore-0")
     with pytest.raises(DataDirectoryInUse, match=f"process id {os.getpid()}"):
-        DataDirectoryLock(tmp_path)
+        DataDirectoryLock(tmp_path, "segmentstore-0")
+    DataDirectoryLock(tmp_path, "segmentstore-1").release()  # another store of the cluster
     lock.release()
-    DataDirectoryLock(tmp_path).release()
+    DataDirectoryLock(tmp_path, "segmentstore-0").release()
 
 
 def run_store(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -326,7 +327,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 
 def test_a_taken_data_directory_is_named(tmp_path: Path) -> None:
     """Two stores would fence each other in turn."""
-    lock = DataDirectoryLock(tmp_path)
+    lock = DataDirectoryLock(tmp_path, "segmentstore-0")
     told = run_store("--port", "0", "--wal-dir", str(tmp_path), "--tier2-dir", str(tmp_path / "t"))
     lock.release()
     assert told.returncode == 3

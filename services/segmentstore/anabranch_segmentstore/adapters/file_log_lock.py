@@ -1,7 +1,9 @@
-"""The lock on a data directory: one segment store at a time.
+"""The lock on a data directory: one running segment store of a name.
 
-It protects against a second cluster on the same directory (a mistake of the operator). It does
-not protect a container against a paused owner, who keeps his lock: that is what epochs are for.
+It protects against a second cluster, or the same store started twice, on one directory. The
+stores of a cluster that share a host have names of their own and may share the directory: which
+of them writes a container's log is decided in the log, by epochs. A lock could not decide that:
+a paused owner keeps it.
 """
 
 from __future__ import annotations
@@ -11,36 +13,36 @@ import os
 from pathlib import Path
 from typing import Final
 
-LOCK_NAME: Final = "segmentstore.lock"
 _PID_BYTES_MAX: Final = 32
 
 
 class DataDirectoryInUse(Exception):
-    """Another process holds the data directory."""
+    """Another process holds the data directory under this name."""
 
-    def __init__(self, directory: Path, pid: str) -> None:
+    def __init__(self, directory: Path, member: str, pid: str) -> None:
         super().__init__(
-            f"the data directory {directory} is in use by the segment store with process id "
-            f"{pid or 'unknown'}. Stop that process, or start this one with another --data."
+            f"the data directory {directory} is in use by the segment store {member} with "
+            f"process id {pid or 'unknown'}. Stop that process, or start this one with another "
+            "--wal-dir (or, as one more store of the same cluster, with another --member)."
         )
-        self.directory, self.pid = directory, pid
+        self.directory, self.member, self.pid = directory, member, pid
 
 
 class DataDirectoryLock:
     """Held from its making until `release`, or until the process ends."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, member: str) -> None:
         """Makes the directory if it is missing. Raises DataDirectoryInUse, OSError."""
         directory.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(
-            directory / LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644
+            directory / f"{member}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644
         )
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as taken:
             pid = os.pread(self._descriptor, _PID_BYTES_MAX, 0).decode(errors="replace").strip()
             os.close(self._descriptor)
-            raise DataDirectoryInUse(directory, pid) from taken
+            raise DataDirectoryInUse(directory, member, pid) from taken
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
