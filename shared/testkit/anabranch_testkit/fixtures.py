@@ -15,7 +15,8 @@ from anabranch_kit.adapters.system_clock import SystemClock
 from nats.aio.client import Client
 
 from anabranch_testkit.fakes.clock import FakeClock
-from anabranch_testkit.s3_server import S3Place, in_own_loop, moto_server, seaweed_server
+from anabranch_testkit.loop_thread import loop_thread
+from anabranch_testkit.s3_server import S3Place, moto_server, seaweed_server
 from anabranch_testkit.servers import Server, nats_server, valkey_server
 
 
@@ -51,14 +52,14 @@ async def redis_registry(valkey_server: Server) -> AsyncIterator[RedisRegistry]:
 
 @pytest.fixture(scope="session")
 def seaweedfs() -> Iterator[S3Place]:
-    with in_own_loop(seaweed_server()) as place:
-        yield place
+    with loop_thread() as thread:
+        yield thread.enter(seaweed_server())
 
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[S3Place]:
-    with in_own_loop(moto_server()) as place:
-        yield place
+    with loop_thread() as thread:
+        yield thread.enter(moto_server())
 
 
 @pytest.fixture

@@ -7,17 +7,14 @@ another store to run the same tests over (with ANABRANCH_S3_ACCESS_KEY_ID and so
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
 import sysconfig
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import aioboto3
@@ -37,8 +34,6 @@ S3_URL_VARIABLE = "ANABRANCH_TEST_S3_URL"
 BUCKET = "anabranch-test"
 CREDENTIALS = S3Credentials("anabranch-test-key", "anabranch-test-secret")
 READY_TIMEOUT_S = 30.0
-
-Value = TypeVar("Value")
 
 
 class S3Place:
@@ -100,29 +95,6 @@ async def moto_server() -> AsyncIterator[S3Place]:
         server = Server("moto", f"http://127.0.0.1:{port}", port, folder, lambda: command)
         async with _started(server) as place:
             yield place
-
-
-@contextmanager
-def in_own_loop(context: AbstractAsyncContextManager[Value]) -> Iterator[Value]:
-    """Hold an async context open across tests, each of which has an event loop of its own."""
-    with ThreadPoolExecutor(1) as thread:
-        runner = thread.submit(asyncio.Runner).result()
-        try:
-            value = thread.submit(runner.run, _entered(context)).result()
-            try:
-                yield value
-            finally:
-                thread.submit(runner.run, _left(context)).result()
-        finally:
-            thread.submit(runner.close).result()
-
-
-async def _entered(context: AbstractAsyncContextManager[Value]) -> Value:
-    return await context.__aenter__()
-
-
-async def _left(context: AbstractAsyncContextManager[Value]) -> None:
-    await context.__aexit__(None, None, None)
 
 
 @asynccontextmanager
