@@ -25,6 +25,7 @@ from anabranch_events.domain import (
     GroupBatch,
     GroupReleased,
     GroupReserved,
+    NewerVersion,
     ScopeBatch,
     ScopeCreated,
     ScopeDeleted,
@@ -133,7 +134,7 @@ class Projection:
         try:
             batch = decode_batch(record.subject, record.payload)
             changed = () if batch is None else tuple(self._fold(batch, record))
-        except (msgspec.DecodeError, AssertionError, KeyError, IndexError) as error:
+        except (NewerVersion, msgspec.DecodeError, AssertionError, LookupError) as error:
             raise DamagedEvent(record, f"{type(error).__name__}: {error}") from error
         self.position = record.sequence
         for key in changed:

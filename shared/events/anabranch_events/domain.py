@@ -35,6 +35,9 @@ import msgspec
 from anabranch_events.feed import ScaleCause
 from anabranch_events.model import GroupConfig, SegmentRange, StreamConfig, TableConfig
 
+BATCH_VERSION: Final = 1
+"""Of the messages as a whole. New kinds of events and new members do not change it."""
+
 
 class DomainEvent(msgspec.Struct, frozen=True, tag=True):
     """Base of all domain events."""
@@ -235,12 +238,14 @@ StreamEvent = (
 
 
 class StreamBatch(msgspec.Struct, frozen=True):
-    """One message of a stream's subject. `id` is drawn by the writer, `by` is its instance."""
+    """One message of a stream's subject. `id` is drawn by the writer, `by` is its instance,
+    `at_ms` is the wall time at which it decided."""
 
     id: str
     by: str
     at_ms: int
     events: tuple[StreamEvent, ...]
+    version: int = BATCH_VERSION
 
 
 # --- scope (subject: scope_events(scope)) ------------------------------------------------
@@ -319,6 +324,7 @@ class ScopeBatch(msgspec.Struct, frozen=True):
     by: str
     at_ms: int
     events: tuple[ScopeEvent, ...]
+    version: int = BATCH_VERSION
 
 
 # --- transaction (subject: transaction_events(scope, stream, transaction)) -----------------
@@ -376,6 +382,7 @@ class TransactionBatch(msgspec.Struct, frozen=True):
     by: str
     at_ms: int
     events: tuple[TransactionEvent, ...]
+    version: int = BATCH_VERSION
 
 
 # --- reader group (subject: reader_group_events(scope, group)) ------------------------------
@@ -429,6 +436,7 @@ class GroupBatch(msgspec.Struct, frozen=True):
     by: str
     at_ms: int
     events: tuple[GroupEvent, ...]
+    version: int = BATCH_VERSION
 
 
 # --- key-value table (subject: table_events(scope, table)) ----------------------------------
@@ -467,6 +475,7 @@ class TableBatch(msgspec.Struct, frozen=True):
     by: str
     at_ms: int
     events: tuple[TableEvent, ...]
+    version: int = BATCH_VERSION
 
 
 # --- transaction ids (subject: TRANSACTION_IDS) ---------------------------------------------
@@ -486,6 +495,7 @@ class TransactionIdsBatch(msgspec.Struct, frozen=True):
     by: str
     at_ms: int
     events: tuple[TransactionIdsReserved, ...]
+    version: int = BATCH_VERSION
 
 
 # --- reading a message ----------------------------------------------------------------------
@@ -502,10 +512,23 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Batch]]] = {
 }
 
 
+class NewerVersion(Exception):
+    """The message was written by a later release, in a form that this one does not know."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"it has version {version}, this release reads up to {BATCH_VERSION}")
+        self.version = version
+
+
 def decode_batch(subject: str, payload: bytes) -> Batch | None:
     """The message of an aggregate, None for a subject that is none (barriers, the cluster).
 
-    Raises msgspec.DecodeError for bytes that are no such message.
+    Raises msgspec.DecodeError for bytes that are no such message, and NewerVersion.
     """
     decoder = _DECODERS.get(subject.split(".")[2])
-    return None if decoder is None else decoder.decode(payload)
+    if decoder is None:
+        return None
+    batch = decoder.decode(payload)
+    if batch.version > BATCH_VERSION:
+        raise NewerVersion(batch.version)
+    return batch
