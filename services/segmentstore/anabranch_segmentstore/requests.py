@@ -13,8 +13,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
+import structlog
 from anabranch_kit.ids import NewId
 from anabranch_kit.ports.clock import Clock
+from anabranch_kit.ports.object_store import ObjectNotFound, ObjectStoreUnavailable
 from anabranch_wire import attributes as attribute_ids
 from anabranch_wire import commands as c
 from anabranch_wire.attributes import SegmentType, UpdateType
@@ -27,8 +29,19 @@ from anabranch_segmentstore.api import (
     TableKey,
 )
 from anabranch_segmentstore.domain import errors
+from anabranch_segmentstore.ports import LogError
+from anabranch_segmentstore.reads import ChunkDamaged, NoTierTwo
 
+STORAGE_TROUBLE: Final = (
+    LogError,
+    ObjectStoreUnavailable,
+    ObjectNotFound,
+    ChunkDamaged,
+    NoTierTwo,
+)
 NAME_BYTES_MAX: Final = 8 * 1024  # of a segment; longer ones have no use and cost index space
+
+log = structlog.stdlib.get_logger("anabranch.requests")
 
 
 class Site(Protocol):
@@ -87,6 +100,10 @@ async def answer(context: Context, command: c.SegmentRequest | c.TableRequest) -
         reply = await request.handle(context, container, command)
     except errors.Refusal as refusal:
         reply = reply_to_refusal(refusal, command)
+    except STORAGE_TROUBLE as trouble:
+        # The protocol has no reply for it; clients reconnect, wait a while and ask again.
+        log.error("request.storage_trouble", segment=segment, reason=str(trouble))  # noqa: TRY400
+        return None
     try:
         context.site.confirm(segment)
     except errors.ContainerStopped:

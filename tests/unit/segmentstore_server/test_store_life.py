@@ -30,6 +30,7 @@ from anabranch_testkit.fakes.clock import FakeClock
 from anabranch_testkit.fakes.registry import MemoryRegistry
 from anabranch_testkit.waiting import eventually
 from anabranch_wire import commands as c
+from structlog.testing import capture_logs
 
 SEGMENT = "scope/stream/0.#epoch.0"
 MIB = 1024 * 1024
@@ -243,6 +244,32 @@ async def _wait_for_damage(directory: Path, support: ModuleType, registry: Memor
                 else ""
             )
         )
+
+
+async def test_damage_below_the_end_is_named_and_never_served(
+    tmp_path: Path, support: ModuleType, peers: Any, block: Any
+) -> None:
+    """A reader would get bytes that nobody wrote, or an operator no word about it (F11)."""
+    async with support.faked_store(tmp_path) as faked:
+        peer = await peers.connect(faked)
+        await peer.create(SEGMENT)
+        await peer.set_up(SEGMENT)
+        peer.send(block(1, b"precious bytes"))
+        await peer.reply()
+        (path,) = tmp_path.glob("0/1/*.wal")
+        content = path.read_bytes()
+        with path.open("r+b") as file:
+            file.seek(content.find(b"precious"))
+            file.write(b"P")
+        for host in faked.store.serving:
+            host.container.cache.drop_container(0)
+        with capture_logs() as logged:
+            peer.send(c.ReadSegment(SEGMENT, 0, 100, "", 5))
+            assert await peer.closed() == []
+        (trouble,) = (one for one in logged if one["event"] == "request.storage_trouble")
+        assert str(path) in trouble["reason"]
+        other = await peers.connect(faked)
+        assert (await other.ask(c.GetStreamSegmentInfo(6, SEGMENT))).write_offset == 14
 
 
 async def test_workers_reach_the_owner_of_a_container(faked: Any) -> None:
