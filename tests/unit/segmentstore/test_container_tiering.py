@@ -358,3 +358,97 @@ async def test_snapshots_bound_the_replay(make_rig) -> None:
     expected = b"".join(b"%d," % number for number in range(1, 100))
     await rig.restart()
     assert await rig.read_all() == expected
+
+
+async def test_the_log_is_cut_only_when_the_reason_is_durable(make_rig) -> None:
+    """A crash would take a truncation back, and the bytes would be gone all the same."""
+    rig, _ = await make_tiered(make_rig)
+    await rig.create(SEGMENT)
+    await rig.append(b"precious")
+    rig.container.upkeep.snapshot()
+    await rig.container.barrier()
+    rig.log.hold_syncs = True
+    truncation = asyncio.ensure_future(rig.container.truncate_segment(SEGMENT, 8))
+    await asyncio.sleep(0)
+    cutting = asyncio.ensure_future(rig.container.upkeep.tick(None))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await rig.crash()
+    await asyncio.gather(truncation, cutting, return_exceptions=True)
+    assert await rig.read_all() == b"precious"
+
+
+async def test_a_report_of_bytes_that_were_truncated_meanwhile(make_rig) -> None:
+    """One truncation at the wrong moment would end the container."""
+    rig, worker = await make_tiered(make_rig)
+    for name in (SEGMENT, OTHER):
+        await rig.create(name)
+        await rig.append(b"0123456789", segment=name)
+    await tick(rig)
+    report = await worker.write(worker.orders.pop())
+    await rig.container.truncate_segment(SEGMENT, 5)
+    assert (await rig.container.chunk_report(report)).outcome == "accepted"
+    rig.cache.drop_container(0)
+    assert await rig.read_all(SEGMENT) == b"56789"
+    assert await rig.read_all(OTHER) == b"0123456789"
+    assert rig.container.state.untiered_bytes == 5
+    await flush(rig, worker)
+    assert rig.container.state.untiered_bytes == 0
+    await cut(rig)
+    rig.cache.drop_container(0)
+    assert await rig.read_all(SEGMENT) == b"56789"
+
+
+async def test_a_tiered_target_of_a_merge_has_bytes_to_flush_again(make_rig) -> None:
+    """A committed transaction would stay in the log for ever, and pin it."""
+    rig, worker = await make_tiered(make_rig)
+    await rig.create(SEGMENT)
+    await rig.append(b"tiered", segment=SEGMENT)
+    await flush(rig, worker)
+    await rig.create(OTHER)
+    await rig.append(b"merged", segment=OTHER)
+    await rig.container.merge_segment(SEGMENT, OTHER)
+    await flush(rig, worker)
+    assert rig.container.state.untiered_bytes == 0
+    await rig.append(b"and on")
+    await flush(rig, worker)
+    assert rig.container.state.untiered_bytes == 0
+    await cut(rig)
+    rig.cache.drop_container(0)
+    assert await rig.read_all() == b"tieredmergedand on"
+
+
+async def test_only_durable_bytes_are_ordered(make_rig) -> None:
+    """A worker would wait for bytes that a crash takes back, or tier them."""
+    rig, worker = await make_tiered(make_rig)
+    await rig.create(SEGMENT)
+    await rig.append(b"durable")
+    rig.log.hold_syncs = True
+    waiting = rig.send(b"not yet", after=1, number=2)
+    await asyncio.sleep(0)
+    ticking = asyncio.ensure_future(tick(rig))
+    while not ticking.done():
+        rig.log.sync()
+        await asyncio.sleep(0)
+    await waiting
+    assert [one.length for one in worker.orders[0].ranges] == [7]
+
+
+async def test_ranges_of_a_segment_with_gaps(make_rig) -> None:
+    """Bytes between two chunks would never be tiered, or tiered twice."""
+    rig, worker = await make_tiered(make_rig)
+    await rig.create(SEGMENT)
+    for turn in range(4):
+        name = f"scope/stream/{turn + 10}.#epoch.0"
+        await rig.create(name)
+        await rig.append(b"source%d " % turn, segment=name)
+        if turn % 2:
+            await flush(rig, worker)
+        await rig.container.merge_segment(SEGMENT, name)
+        await rig.append(b"plain%d " % turn)
+    await flush(rig, worker)
+    assert rig.container.state.untiered_bytes == 0
+    await cut(rig)
+    rig.cache.drop_container(0)
+    expected = b"".join(b"source%d plain%d " % (turn, turn) for turn in range(4))
+    assert await rig.read_all() == expected
