@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -26,6 +27,8 @@ PR_SET_PDEATHSIG: Final = 1
 LOG_BYTES_MAX: Final = 32 * 1024 * 1024  # then the file moves to NAME.log.1
 LOG_TAIL_BYTES: Final = 16 * 1024
 LOG_TAIL_LINES: Final = 8
+LOG_READ_BYTES_MAX: Final = 1024 * 1024  # of a start; a refusal comes among the first lines
+REFUSAL: Final = b"container.given_up"  # the segment store's log event for a container it refuses
 
 
 class ChildSpec(NamedTuple):
@@ -46,10 +49,13 @@ class ChildSpec(NamedTuple):
 class Child:
     """One run of one child."""
 
-    def __init__(self, spec: ChildSpec, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(
+        self, spec: ChildSpec, process: subprocess.Popen[bytes], log: Path, log_start: int
+    ) -> None:
         self.spec = spec
         self.pid = process.pid
         self.log = log
+        self._log_start = log_start
         self._process = process
         self._ended = asyncio.Event()
 
@@ -86,6 +92,13 @@ class Child:
             return False
         return True
 
+    def refusals(self) -> list[str]:
+        """Why it will not do its work though it runs, in its own words (damaged data)."""
+        with self.log.open("rb") as file:
+            file.seek(self._log_start)
+            lines = file.read(LOG_READ_BYTES_MAX).splitlines()
+        return [reason for line in lines if REFUSAL in line and (reason := _reason(line))]
+
     def log_tail(self) -> list[str]:
         return log_tail(self.log)
 
@@ -96,6 +109,7 @@ def start(spec: ChildSpec, *, logs: Path, lock_fd: int) -> Child:
     path = logs / f"{spec.name}.log"
     turn_over(path)
     with path.open("ab") as log:
+        log_start = log.tell()
         process = subprocess.Popen(
             spec.command,
             stdin=subprocess.DEVNULL,
@@ -106,7 +120,7 @@ def start(spec: ChildSpec, *, logs: Path, lock_fd: int) -> Child:
             process_group=0,
             preexec_fn=_die_with(os.getpid()),
         )
-    return Child(spec, process, path)
+    return Child(spec, process, path, log_start)
 
 
 def turn_over(path: Path) -> None:
@@ -131,6 +145,14 @@ def log_tail(path: Path) -> list[str]:
         return []
     lines = [line for line in text.splitlines() if line.strip()]
     return list(dict.fromkeys(reversed(lines)))[:LOG_TAIL_LINES][::-1]
+
+
+def _reason(line: bytes) -> str:
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return ""  # still being written: it is whole at the next look
+    return str(told.get("reason", ""))
 
 
 def describe_end(exit_code: int) -> str:

@@ -65,8 +65,13 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         return {name: child.pid for name, child in self._children.items()}
 
+    @property
+    def _logs(self) -> Path:
+        return self._cluster.options.log_dir or self._cluster.data.logs
+
     async def run(self) -> None:
         """Until a signal. Raises Problem when a child cannot be kept or the start fails."""
+        trouble: Problem | None = None
         with _signals(self._on_signal, self._reap):
             try:
                 async with asyncio.TaskGroup() as group:
@@ -77,10 +82,12 @@ class Supervisor:
                 note("stopping …")
             except* Problem as problems:
                 # Several children can give up together; the first one's report is enough.
-                raise _first(problems) from None
+                trouble = _first(problems)
             finally:
                 self._remove_files()
                 await self._stop_all()
+        if trouble is not None:
+            raise trouble
 
     async def _start(self, group: asyncio.TaskGroup) -> None:
         started = self._clock.monotonic()
@@ -142,10 +149,8 @@ class Supervisor:
             held.close()
 
     def _spawn(self, spec: ChildSpec) -> None:
-        options = self._cluster.options
-        logs = options.log_dir or self._cluster.data.logs
         try:
-            child = children.start(spec, logs=logs, lock_fd=self._cluster.data.lock_fd)
+            child = children.start(spec, logs=self._logs, lock_fd=self._cluster.data.lock_fd)
         except OSError as error:
             raise Problem(
                 f"cannot start {spec.name} ({spec.command[0]}): {error.strerror}",
@@ -193,6 +198,12 @@ class Supervisor:
     async def _until_ready(self) -> None:
         deadline = self._clock.monotonic() + READY_LIMIT_S
         while lacks := await self._cluster.lacks(self._registry, self.pids):
+            if refusals := [line for child in self._children.values() for line in child.refusals()]:
+                raise Problem(
+                    "the cluster cannot start:\n  " + "\n  ".join(refusals),
+                    hint=f"the logs are in {self._logs}",
+                    code=ExitCode.REFUSED,
+                )
             if self._clock.monotonic() > deadline:
                 raise self._not_ready(lacks)
             await self._clock.sleep(READY_POLL_S)
@@ -205,7 +216,7 @@ class Supervisor:
         ]
         return Problem(
             "\n".join(["the cluster did not become ready: " + "; ".join(lacks), *quoted]),
-            hint=f"the logs are in {self._cluster.options.log_dir or self._cluster.data.logs}",
+            hint=f"the logs are in {self._logs}",
             code=ExitCode.TIMED_OUT,
         )
 

@@ -1,7 +1,8 @@
 """A program: the real supervisor over fake children. Arguments: DATA READY_FILE [CHILD…].
 
 Each CHILD is NAME=BEHAVIOUR: `stay` runs until SIGTERM, `stubborn` ignores SIGTERM, `die`
-exits at once with code 7, `refuse` with 2 as for bad settings. `stay` writes NAME.stopped
+exits at once with code 1, `refuse` with 2 as for bad settings, `damaged` runs and logs that
+it will not serve its data. `stay` writes NAME.stopped
 into DATA when it stops, so that a test sees the order.
 """
 
@@ -25,7 +26,7 @@ from anabranch_standalone.supervisor import Supervisor
 from anabranch_testkit.fakes.registry import MemoryRegistry
 
 CHILD = """
-import os, signal, sys, time
+import json, os, signal, sys
 name, behaviour, data = sys.argv[1:]
 if behaviour == "die":
     sys.exit("the disk is on fire")
@@ -41,6 +42,11 @@ def stop(*_):
     sys.exit(0)
 
 signal.signal(signal.SIGTERM, stop)
+if behaviour == "damaged":
+    reason = "container 0: damaged log: wal/0 at byte 17"
+    event = {"event": "container.given_up", "reason": reason}
+    print(json.dumps(event), file=sys.stderr, flush=True)
+    signal.pause()
 open(os.path.join(data, name + ".up"), "w").close()
 while True:
     signal.pause()

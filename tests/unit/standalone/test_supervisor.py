@@ -160,6 +160,7 @@ def test_gives_up_on_a_child_that_keeps_dying_and_quotes_its_log(start) -> None:
     assert code == 1
     assert "broken ended with exit code 1 and stays down: it died 3 times" in err
     assert "the disk is on fire" in err
+    assert "Traceback" not in err
     assert str(run.data / "log" / "broken.log") in err
 
 
@@ -171,6 +172,15 @@ def test_does_not_restart_a_child_that_refuses_its_settings(start) -> None:
     assert "it refuses its settings" in err
     assert "no such setting" in err
     assert "starting it again" not in err
+
+
+def test_a_child_that_refuses_its_data_ends_the_start_with_its_reason(start) -> None:
+    """The user would wait a minute for a cluster that cannot become ready."""
+    run = start("store=damaged")
+    code, _, err = run.end(None)
+    assert code == 5
+    assert "container 0: damaged log: wal/0 at byte 17" in err
+    assert "Traceback" not in err
 
 
 def test_a_second_cluster_on_the_same_data_is_refused(start) -> None:
