@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import structlog
 from anabranch_events.bus import ChunkAnswer, ChunkReport, DeleteOrder, FlushOrder, FlushRange
 from anabranch_kit.ports.bus import BusUnavailable
 
@@ -31,6 +32,7 @@ from anabranch_segmentstore.ports import TieringBus
 if TYPE_CHECKING:
     from anabranch_segmentstore.container import Container
 
+log = structlog.stdlib.get_logger("anabranch.tiering")
 OBJECTS_PER_DELETION_MAX: Final = 1000
 
 
@@ -64,8 +66,15 @@ class Tiering:
             await self._order_new()
             await self._delete_condemned()
         except BusUnavailable as unavailable:
-            self.bus_failure = unavailable  # everything is journalled: the next tick goes on
+            # Everything is journalled: the next tick goes on.
+            if self.bus_failure is None:
+                log.warning(
+                    "tiering.bus_away", container=self._container.id, reason=str(unavailable)
+                )
+            self.bus_failure = unavailable
         else:
+            if self.bus_failure is not None:
+                log.info("tiering.bus_back", container=self._container.id)
             self.bus_failure = None
 
     async def report(self, report: ChunkReport) -> ChunkAnswer:
@@ -91,6 +100,12 @@ class Tiering:
 
     async def _void(self, intended: ChunkIntended, detail: str) -> ChunkAnswer:
         """The bytes under that name may be somebody else's: they are not deleted."""
+        log.warning(
+            "tiering.report_refused",
+            container=self._container.id,
+            object=intended.object_name,
+            reason=detail,
+        )
         self._container.record(ChunkVoided(intended.object_name, is_ours=False))
         self._ordered_at.pop(intended.object_name, None)
         await self._container.barrier()
@@ -100,10 +115,18 @@ class Tiering:
         untiered = self._container.state.untiered_bytes
         limit = self._settings.untiered_bytes_max
         commits = self._container.commits
+        was_held_back = commits.is_held_back
         if untiered > limit:
             commits.hold_back(True)
-        elif commits.is_held_back and untiered < limit - limit // 10:
+        elif was_held_back and untiered < limit - limit // 10:
             commits.hold_back(False)
+        if commits.is_held_back != was_held_back:
+            log.warning(
+                "tiering.writers_wait" if not was_held_back else "tiering.writers_go_on",
+                container=self._container.id,
+                untiered_bytes=untiered,
+                untiered_bytes_max=limit,
+            )
 
     async def _void_dead(self) -> None:
         """Bytes were deleted, truncated or merged away under an order: it can never be done."""

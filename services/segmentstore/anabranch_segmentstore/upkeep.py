@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from anabranch_segmentstore.collection import paused
 from anabranch_segmentstore.domain.operations import LogCut
 from anabranch_segmentstore.domain.snapshot import encode_snapshot
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from anabranch_segmentstore.tiering import Tiering
 
 TICK_S: Final = 0.25
+log = structlog.stdlib.get_logger("anabranch.container")
 
 
 class Upkeep:
@@ -70,6 +73,9 @@ class Upkeep:
         self._frames_at_snapshot = commits.frames_count
         self._bytes_at_snapshot = commits.frames_bytes
         position = commits.add_snapshot([payload], lambda: self._snapshot_settled(position))
+        log.info(
+            "container.snapshot", container=container.id, position=position, bytes=len(payload)
+        )
 
     def _snapshot_settled(self, position: int) -> None:
         self._snapshot_position = position
