@@ -14,7 +14,7 @@ from anabranch_kit.adapters.s3_object_store_location import parse_s3_url
 from anabranch_kit.adapters.system_clock import SystemClock
 from anabranch_kit.ids import new_id
 from anabranch_testkit.loop_thread import LoopThread, loop_thread
-from anabranch_testkit.s3_server import BUCKET, S3Place
+from anabranch_testkit.s3_server import S3Place
 from anabranch_testkit.tcp_proxy import TcpProxy, tcp_proxy
 from helpers.client import Client
 from helpers.cluster import StandaloneCluster, wait_until
@@ -82,6 +82,8 @@ def thread() -> Iterator[LoopThread]:
 @pytest.fixture
 def proxy(seaweedfs: S3Place, thread: LoopThread) -> TcpProxy:
     """Between the cluster and the store."""
+    if seaweedfs.port is None:
+        pytest.skip("the proxy needs a store on this machine, without TLS")
     return thread.enter(tcp_proxy(seaweedfs.port))
 
 
@@ -157,7 +159,7 @@ def test_a_wrong_bucket_is_told_at_the_start(seaweedfs: S3Place, tmp_path: Path)
     cluster = StandaloneCluster(
         tmp_path,
         "--tier2",
-        seaweedfs.url("x").replace(BUCKET, "not-there"),
+        seaweedfs.url("x").replace(seaweedfs.bucket, "not-there"),
         environment=seaweedfs.environment,
     )
     try:

@@ -44,11 +44,18 @@ class S3Place:
         self._bucket_url = bucket_url
 
     @property
-    def port(self) -> int:
-        endpoint = dict(parse_qsl(urlsplit(self._bucket_url).query))["endpoint"]
-        port = urlsplit(endpoint).port
-        assert port is not None, "a test server has a port in its endpoint"
-        return port
+    def bucket(self) -> str:
+        return urlsplit(self._bucket_url).netloc
+
+    @property
+    def endpoint(self) -> str | None:
+        return dict(parse_qsl(urlsplit(self._bucket_url).query)).get("endpoint")
+
+    @property
+    def port(self) -> int | None:
+        """On this machine and in plain text, so that a proxy can stand before it; else None."""
+        parts = urlsplit(self.endpoint or "")
+        return parts.port if (parts.scheme, parts.hostname) == ("http", "127.0.0.1") else None
 
     @property
     def environment(self) -> dict[str, str]:

@@ -277,7 +277,8 @@ class S3ObjectStore:
 
         async def request(s3: S3Client) -> tuple[Answer, bytes]:
             answer = await s3.get_object(**target)
-            data: bytes = await answer["Body"].read()
+            async with answer["Body"] as body:  # gives the connection back, whatever happens
+                data: bytes = await body.read()
             if len(data) != answer["ContentLength"]:
                 raise Unanswered(f"{len(data)} bytes came of {answer['ContentLength']}")
             return answer, data
