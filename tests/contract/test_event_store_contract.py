@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from random import Random
 
 import nats.errors
 import pytest
@@ -85,7 +86,9 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
 
 async def append(store: EventStore, text: str, expected: int, subject: str = STREAM) -> int:
     payload = text.encode()
-    return await store.append(subject, payload, expected_sequence=expected, batch_id=f"id-{text}")
+    return await store.append(
+        subject, payload, expected_sequence=expected, batch_id=f"id-{text[-64:]}"
+    )
 
 
 async def take(store: EventStore, count: int, *, after: int = 0, subject: str = "") -> list[Record]:
@@ -122,6 +125,17 @@ async def test_second_decision_on_the_same_state_is_refused(subject: Subject) ->
     with pytest.raises(SequenceConflict):
         await append(subject.store, "too early", one + 5)
     await append(subject.store, "two", one)
+
+
+async def test_a_large_decision_comes_back_as_it_was(subject: Subject) -> None:
+    """A stream of thousands of segments could not be scaled, or its state would be damaged."""
+    text = "".join(f"[{number},{number / 7:.17f}]" for number in range(60_000))
+    assert len(text) > 1_500_000
+    one = await append(subject.store, text, 0)
+    subject.losing = True
+    two = await append(subject.store, text + "!", one)
+    records = await take(subject.store, 2)
+    assert records == [Record(one, STREAM, text.encode()), Record(two, STREAM, f"{text}!".encode())]
 
 
 async def test_lost_answer_is_not_taken_for_a_conflict(subject: Subject) -> None:
@@ -217,8 +231,9 @@ async def test_provisioning_again_changes_nothing_and_keeps_history() -> None:
 async def test_too_large_a_decision_is_refused_at_once() -> None:
     """An append that no server takes would be tried until the time is up."""
     async with _jetstream() as subject:
+        noise = Random(1).randbytes(1_500_000).hex()  # half of it is left when compressed
         with pytest.raises(ValueError, match="the limit is"):
-            await append(subject.store, "x" * 1_000_001, 0)
+            await append(subject.store, noise, 0)
 
 
 async def test_closed_connection_ends_a_follower_with_an_error() -> None:

@@ -34,7 +34,9 @@ from anabranch_controller.domain.stream import (
     next_numbers_start,
 )
 
-SEGMENTS_MAX = 20_000  # of one stream: the four lists of a rolling transaction fit into 8 MB
+SEGMENTS_MAX = 10_000
+"""Of one stream: the four lists of a rolling transaction fit into one message, compressed."""
+
 TAGS_MAX = 127  # as the Java client has it (reference, 2.4)
 TAG_LENGTH_MAX = 255
 SEGMENT_NUMBER_MAX = 2**31 - 1

@@ -15,11 +15,16 @@ more with old state; hence `barrier`, a write that only a quorum can confirm.)
 delivered sequence whenever something is odd: a hole in the consumer's own count, silence
 longer than its heartbeat, a reconnect. So nothing is skipped, repeated or out of order.
 Stream sequences may have holes by themselves (rolled-up barriers, a subject filter).
+
+**Large messages.** A decision about a stream of thousands of segments is longer than NATS
+takes by default, and mostly repetition: from COMPRESS_FROM_BYTES on it travels compressed,
+which a header says.
 """
 
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -53,11 +58,17 @@ from anabranch_kit.ports.event_store import EventStoreUnavailable, Record, Seque
 BATCH_ID_HEADER: Final = "Anabranch-Batch-Id"
 EXPECTED_HEADER: Final = "Nats-Expected-Last-Subject-Sequence"
 ROLLUP_HEADER: Final = "Nats-Rollup"
+ENCODING_HEADER: Final = "Anabranch-Encoding"
+ZLIB: Final = "zlib"
 WRONG_LAST_SEQUENCE: Final = 10071
 NO_MESSAGE_FOUND: Final = 10037
 
 # Fits in NATS's default payload limit of 1 MiB, with its headers.
 MESSAGE_BYTES_MAX: Final = 1_000_000
+COMPRESS_FROM_BYTES: Final = 64 * 1024
+COMPRESSION_LEVEL: Final = 1  # 8 ms for 1.5 MB of segment ranges, a fifth of their size
+# What one message may unfold to; far more than any decision is.
+UNFOLDED_BYTES_MAX: Final = 64 * 1024 * 1024
 ATTEMPT_TIMEOUT_S: Final = 2.0
 # Rides out a restart of the server; callers hold their clients that long.
 OPERATION_TIMEOUT_S: Final = 15.0
@@ -105,12 +116,15 @@ class JetStreamEventStore:
     async def append(
         self, subject: str, payload: bytes, *, expected_sequence: int, batch_id: str
     ) -> int:
+        headers = {EXPECTED_HEADER: str(expected_sequence), BATCH_ID_HEADER: batch_id}
+        if len(payload) >= COMPRESS_FROM_BYTES:
+            payload = zlib.compress(payload, COMPRESSION_LEVEL)
+            headers[ENCODING_HEADER] = ZLIB
         if len(payload) > MESSAGE_BYTES_MAX:
             raise ValueError(
                 f"event log: {subject}: {len(payload)} bytes of events in one decision, "
                 f"the limit is {MESSAGE_BYTES_MAX}"
             )
-        headers = {EXPECTED_HEADER: str(expected_sequence), BATCH_ID_HEADER: batch_id}
         deadline = self._clock.monotonic() + OPERATION_TIMEOUT_S
         while True:
             try:
@@ -271,7 +285,7 @@ class JetStreamEventStore:
                 )
                 return
             delivered += 1
-            yield Record(metadata.sequence.stream, message.subject, message.data)
+            yield Record(metadata.sequence.stream, message.subject, _unfolded(message))
 
     async def _answer_status(self, message: Msg, delivered: int) -> bool:
         """Answer flow control; False when a heartbeat tells of deliveries that never came."""
@@ -283,6 +297,19 @@ class JetStreamEventStore:
             await self._client.publish(stalled)
         last = headers.get("Nats-Last-Consumer")
         return last is None or int(last) <= delivered
+
+
+def _unfolded(message: Msg) -> bytes:
+    """The payload as it was appended. What cannot be unfolded comes as it is: whoever decodes
+    it will refuse it, and can name the message."""
+    if (message.headers or {}).get(ENCODING_HEADER) != ZLIB:
+        return message.data
+    unfolding = zlib.decompressobj()
+    try:
+        payload = unfolding.decompress(message.data, UNFOLDED_BYTES_MAX)
+    except zlib.error:
+        return message.data
+    return payload if unfolding.eof else message.data
 
 
 def _is_status(message: Msg) -> bool:
