@@ -18,6 +18,7 @@ from anabranch_standalone.demo.messages import leave
 from anabranch_standalone.demo.plan import INITIAL_SEGMENTS, Policy
 
 MIN_SEGMENTS: Final = 1
+CHECK_LIMIT_S: Final = 10.0
 CREATE_LIMIT_S: Final = 60.0
 EXIT_EXISTS: Final = 17
 
@@ -54,6 +55,14 @@ async def create(order: StreamOrder) -> None:
         raise Problem(f"the stream {name} exists already", code=ExitCode.REFUSED)
     if process.returncode != 0:
         raise _unreachable(order, said.decode(errors="replace").strip())
+
+
+def check_controller(controller: str) -> None:
+    """Raises Problem at once where the official client would go on trying for a minute."""
+    from anabranch_rpc import controller_pb2 as pb
+
+    with connected(controller, None) as service:
+        service.call("getControllerServerList", pb.ServerRequest(), limit_s=CHECK_LIMIT_S)
 
 
 def lower_minimum(order: StreamOrder) -> None:

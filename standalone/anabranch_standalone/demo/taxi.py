@@ -131,6 +131,7 @@ async def taxi(options: TaxiOptions, screen: Screen) -> Summary:
         stack.push_async_callback(bus.close)
         await _listen(bus, name, night)
         order = stream.StreamOrder(controller, SCOPE, name, plan.policy)
+        await asyncio.to_thread(stream.check_controller, controller)
         await stream.create(order)
         await asyncio.to_thread(stream.lower_minimum, order)
         screen.say(_opening(name, plan, options))
