@@ -8,7 +8,7 @@ domain/errors.py once everything that the refusal was decided on is durable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
@@ -173,9 +173,20 @@ class SegmentContainer(Protocol):
         """Call `resume` once when the container can take more."""
         ...
 
-    async def read(self, segment: str, offset: int, length: int) -> ReadResult:
+    async def read(
+        self,
+        segment: str,
+        offset: int,
+        length: int,
+        *,
+        admit: Callable[[int], Awaitable[None]] | None = None,
+    ) -> ReadResult:
         """Up to `length` bytes; held at the tail until there are some, for as long as the
-        caller waits (cancel to give up). Deleted or stopped meanwhile: empty, at_tail."""
+        caller waits (cancel to give up). Deleted or stopped meanwhile: empty, at_tail.
+
+        `admit` is awaited once, when there is something to fetch, with the most bytes that
+        the result can have: the caller's way to bound what it holds for slow readers.
+        """
         ...
 
     # --- tables (wire-protocol.md section 7) ---

@@ -9,9 +9,12 @@ Nothing here grows without bound; when a limit is reached, the connection is not
 and TCP slows the client:
 
 * the container is busy (its own limit), until it says that it is idle;
-* APPENDS_BYTES_MAX of this connection's appends wait for the log;
+* REQUESTS_BYTES_MAX of this connection's appends and other requests are under way;
 * the client does not read its replies (WRITE_BUFFER_BYTES_MAX);
 * REQUESTS_MAX requests are under way.
+
+Reads fetch nothing while READS_BYTES_MAX of replies to reads are being made, or while the
+client does not read: thousands may be held, but few hold bytes.
 
 A fault of the peer closes the connection without a reply, and so does a bug in here, which is
 logged once: the connection is the smallest failure domain.
@@ -34,11 +37,12 @@ from anabranch_wire.errors import EmptyTableKey, ProtocolError
 from anabranch_wire.framing import Frame, FrameSplitter
 
 from anabranch_segmentstore import requests
-from anabranch_segmentstore.api import SegmentContainer
+from anabranch_segmentstore.api import READ_LENGTH_MAX, SegmentContainer
 from anabranch_segmentstore.domain import errors
 from anabranch_segmentstore.writers import Writer, WriterForgotten, setup_refusal
 
-APPENDS_BYTES_MAX: Final = 32 * 1024 * 1024  # two of the longest appends
+REQUESTS_BYTES_MAX: Final = 32 * 1024 * 1024  # two of the longest appends
+READS_BYTES_MAX: Final = 16 * 1024 * 1024  # eight of the longest read replies
 WRITE_BUFFER_BYTES_MAX: Final = 4 * 1024 * 1024  # two of the longest read replies
 REQUESTS_MAX: Final = 16_384  # under way, held reads among them; about 2 KiB each
 
@@ -50,7 +54,7 @@ class Pause(enum.Enum):
 
     SETUP = "a writer is being set up"
     BUSY = "the container is busy"
-    BYTES = "appends of this connection wait for the log"
+    BYTES = "too many bytes of this connection's requests are under way"
     PEER = "the client does not read"
     REQUESTS = "too many requests are under way"
     CLOSED = "it is closing"
@@ -59,7 +63,9 @@ class Pause(enum.Enum):
 class Site(requests.Site, Protocol):
     """What a connection needs of the store."""
 
-    def opened(self, connection: Connection) -> None: ...
+    def opened(self, connection: Connection) -> bool:
+        """False when there are too many."""
+        ...
 
     def closed(self, connection: Connection) -> None: ...
 
@@ -76,12 +82,15 @@ class Connection(asyncio.BufferedProtocol):
         self._splitter = FrameSplitter()
         self._assembler = AppendAssembler()
         self._context = requests.Context(site, set())
+        self._reads_bytes = 0
+        self._reads_waiting: deque[asyncio.Future[None]] = deque()
         self._writers: dict[object, Writer] = {}
         self._due: dict[Writer, None] = {}  # in order of their first acknowledgement
         self._frames: deque[Frame] = deque()
         self._pauses: set[Pause] = set()
+        self._payload_bytes = 0  # of the command that is being started
         self._is_turn_due = self._is_flush_due = self._is_reading = False
-        self._appends_bytes = 0
+        self._requests_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._replies: list[c.Data] = []
         self._transport: asyncio.Transport | None = None
@@ -95,7 +104,8 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
         self._is_reading = True
         self.peer = str(transport.get_extra_info("peername"))
-        self._site.opened(self)
+        if not self._site.opened(self):
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -123,6 +133,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._resume(Pause.PEER)
+        self._admit_waiting()
 
     # --- Commands, in order ---
 
@@ -150,6 +161,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _next_command(self) -> c.Request | None:
         code, payload = self._frames.popleft()
+        self._payload_bytes = len(payload)
         try:
             return decode_request(code, payload)
         except EmptyTableKey as fault:
@@ -185,8 +197,13 @@ class Connection(asyncio.BufferedProtocol):
                 return False
             case c.FlushToStorage() | c.ListStorageChunks():
                 raise AssertionError("decode_request lets them through on the admin port only")
+            case c.ReadSegment():
+                self._spawn(self._read(command))
+                return True
             case _:
-                self._spawn(self._answer(command))
+                self._requests_bytes += self._payload_bytes
+                self._pause_if_full()
+                self._spawn(self._answer(command, self._payload_bytes))
                 return True
 
     def _hello(self, hello: c.Hello) -> None:
@@ -238,9 +255,8 @@ class Connection(asyncio.BufferedProtocol):
         if writer is None:
             raise WriterForgotten(append.writer_id)
         taken_bytes = writer.append(append)
-        self._appends_bytes += taken_bytes
-        if self._appends_bytes > APPENDS_BYTES_MAX:
-            self._pause(Pause.BYTES)
+        self._requests_bytes += taken_bytes
+        self._pause_if_full()
         if writer.container.is_busy:
             self._wait_for(writer.container)
 
@@ -249,9 +265,13 @@ class Connection(asyncio.BufferedProtocol):
             self._pause(Pause.BUSY)
             container.when_idle(lambda: self._resume(Pause.BUSY))
 
-    def append_finished(self, length_bytes: int) -> None:
-        self._appends_bytes -= length_bytes
-        if Pause.BYTES in self._pauses and self._appends_bytes <= APPENDS_BYTES_MAX // 2:
+    def _pause_if_full(self) -> None:
+        if self._requests_bytes > REQUESTS_BYTES_MAX:
+            self._pause(Pause.BYTES)
+
+    def finished(self, length_bytes: int) -> None:
+        self._requests_bytes -= length_bytes
+        if Pause.BYTES in self._pauses and self._requests_bytes <= REQUESTS_BYTES_MAX // 2:
             self._resume(Pause.BYTES)
 
     def acknowledgement_due(self, writer: Writer) -> None:
@@ -264,8 +284,41 @@ class Connection(asyncio.BufferedProtocol):
 
     # --- Other requests ---
 
-    async def _answer(self, command: c.SegmentRequest | c.TableRequest) -> None:
-        reply = await requests.answer(self._context, command)
+    async def _answer(self, command: c.SegmentRequest | c.TableRequest, payload_bytes: int) -> None:
+        try:
+            self._reply(command, await requests.answer(self._context, command))
+        finally:
+            self.finished(payload_bytes)
+
+    async def _read(self, command: c.ReadSegment) -> None:
+        admitted = 0
+
+        async def admit(length: int) -> None:
+            nonlocal admitted
+            while self._reads_bytes >= READS_BYTES_MAX or Pause.PEER in self._pauses:
+                turn = self._loop.create_future()
+                self._reads_waiting.append(turn)
+                await turn
+            self._reads_bytes += length
+            admitted = length
+
+        try:
+            context = self._context._replace(admit=admit)
+            self._reply(command, await requests.answer(context, command))
+        finally:
+            self._reads_bytes -= admitted
+            self._admit_waiting()
+
+    def _admit_waiting(self) -> None:
+        """Let as many of the reads that wait look again as there is room for, in order."""
+        room = 0 if Pause.PEER in self._pauses else READS_BYTES_MAX - self._reads_bytes
+        while room > 0 and self._reads_waiting:
+            turn = self._reads_waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                room -= READ_LENGTH_MAX
+
+    def _reply(self, command: c.SegmentRequest | c.TableRequest, reply: c.Reply | None) -> None:
         if reply is None:
             self.close_after_replies(f"no reply exists for what became of {command!r:.200}")
         else:

@@ -292,9 +292,17 @@ class Container:
 
     # --- read ---
 
-    async def read(self, segment: str, offset: int, length: int) -> ReadResult:
+    async def read(
+        self,
+        segment: str,
+        offset: int,
+        length: int,
+        *,
+        admit: Callable[[int], Awaitable[None]] | None = None,
+    ) -> ReadResult:
         size = min(max(length, READ_LENGTH_MIN), READ_LENGTH_MAX)
         found = await self._find_durable(segment)
+        at_tail = False
         while True:
             if offset < 0:
                 raise Misuse(segment, f"read at the negative offset {offset}")
@@ -302,7 +310,11 @@ class Container:
                 await self.settled(found)
                 raise SegmentTruncated(segment, found.start_offset, offset)
             if offset < found.durable_length:
-                break
+                if admit is None:
+                    break
+                await admit(size)
+                admit = None  # once; what was seen before the wait is looked at again
+                continue
             if found.is_durably_sealed:
                 if offset > found.durable_length:
                     raise Misuse(segment, f"read at {offset}, behind the sealed end")
@@ -311,11 +323,9 @@ class Container:
             if outcome != "data":
                 is_sealed = outcome == "sealed"
                 return ReadResult(offset, b"", True, False, sealed_while_waiting=is_sealed)
-            if offset < found.durable_length:
-                return (await self._read_data(found, offset, size))._replace(
-                    at_tail=True, end_of_segment=False
-                )
-        return await self._read_data(found, offset, size)
+            at_tail = offset < found.durable_length
+        result = await self._read_data(found, offset, size)
+        return result._replace(at_tail=True, end_of_segment=False) if at_tail else result
 
     async def _read_data(self, segment: Segment, offset: int, size: int) -> ReadResult:
         end = min(offset + size, segment.durable_length)

@@ -66,11 +66,17 @@ class Site(Protocol):
         ...
 
 
+async def _admit_all(length: int) -> None:
+    """No bound."""
+
+
 class Context(NamedTuple):
-    """One connection's view: `transients` are deleted when it goes away."""
+    """One connection's view: `transients` are deleted when it goes away; `admit` is awaited
+    before so many bytes are fetched for a reply (api.SegmentContainer.read)."""
 
     site: Site
     transients: set[str]
+    admit: Callable[[int], Awaitable[None]] = _admit_all
 
 
 Handler = Callable[[Context, SegmentContainer, Any], Awaitable[c.Reply]]
@@ -84,6 +90,7 @@ class Request(NamedTuple):
     routed_by: str = "segment"  # the field that names the segment whose container it goes to
     offset_field: str = ""  # the field that NoSuchSegment and the like repeat as `offset`
     is_table: bool = False
+    carries_data: bool = False  # waits while the container has too much to write
 
 
 async def answer(context: Context, command: c.SegmentRequest | c.TableRequest) -> c.Reply | None:
@@ -96,6 +103,8 @@ async def answer(context: Context, command: c.SegmentRequest | c.TableRequest) -
         # Rust's tables take WrongHost for a failure; after a lost connection they try again.
         return None if request.is_table else c.WrongHost(command.request_id, segment)
     reply: c.Reply | None
+    if request.carries_data and container.is_busy:
+        await _idle(container)
     try:
         reply = await request.handle(context, container, command)
     except errors.Refusal as refusal:
@@ -109,6 +118,12 @@ async def answer(context: Context, command: c.SegmentRequest | c.TableRequest) -
     except errors.ContainerStopped:
         return None
     return reply
+
+
+async def _idle(container: SegmentContainer) -> None:
+    resumed = asyncio.get_running_loop().create_future()
+    container.when_idle(lambda: None if resumed.done() else resumed.set_result(None))
+    await resumed
 
 
 # --- Refusals ----------------------------------------------------------------------------------
@@ -251,7 +266,7 @@ async def _read_segment(
 ) -> c.Reply:
     """Held at the tail for as long as the connection lives: a client gives up by closing it."""
     segment, offset, length, _, request_id = command
-    result = await container.read(segment, offset, length)
+    result = await container.read(segment, offset, length, admit=context.admit)
     if result.sealed_while_waiting:
         return c.SegmentIsSealed(request_id, segment, "", offset)
     return c.SegmentRead(
@@ -486,10 +501,18 @@ REQUESTS: Final[dict[type, Request]] = {
     c.CreateTableSegment: Request(_create_table, "createTableSegment", is_table=True),
     c.DeleteTableSegment: Request(_delete_table, "deleteTableSegment", is_table=True),
     c.UpdateTableEntries: Request(
-        _update_table, "updateTableEntries", offset_field="table_segment_offset", is_table=True
+        _update_table,
+        "updateTableEntries",
+        offset_field="table_segment_offset",
+        is_table=True,
+        carries_data=True,
     ),
     c.RemoveTableKeys: Request(
-        _remove_keys, "removeTableKeys", offset_field="table_segment_offset", is_table=True
+        _remove_keys,
+        "removeTableKeys",
+        offset_field="table_segment_offset",
+        is_table=True,
+        carries_data=True,
     ),
     c.ReadTable: Request(_read_table, "readTable", is_table=True),
     c.ReadTableKeys: Request(_read_keys, "readTableKeys", is_table=True),

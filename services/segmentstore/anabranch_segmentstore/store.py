@@ -34,6 +34,7 @@ from anabranch_segmentstore.ports import ContainerId
 
 POLL_S: Final = 1.0  # the registry is looked at this often even without a notice
 NAMES_CACHED_MAX: Final = 65_536  # segment names whose container is remembered, some 200 B each
+CONNECTIONS_MAX: Final = 8192  # each has a receive buffer of 64 KiB
 STOP_TIMEOUT_S: Final = 5.0  # for containers to drain and close
 
 log = structlog.stdlib.get_logger("anabranch.store")
@@ -116,8 +117,12 @@ class SegmentStore:
         except TimeoutError:
             raise ContainerStopped(segment, "the cluster is not known yet") from None
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: Connection) -> bool:
+        if len(self._connections) >= CONNECTIONS_MAX:
+            log.warning("store.too_many_connections", limit=CONNECTIONS_MAX, peer=connection.peer)
+            return False
         self._connections.add(connection)
+        return True
 
     def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)

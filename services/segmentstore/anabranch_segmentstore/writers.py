@@ -44,7 +44,7 @@ class Owner(Protocol):
         """Call the writer's `flush` before the replies leave."""
         ...
 
-    def append_finished(self, length_bytes: int) -> None: ...
+    def finished(self, length_bytes: int) -> None: ...
 
     def close_after_replies(self, reason: str) -> None: ...
 
@@ -91,8 +91,8 @@ class Writer:
         self._failed: c.Reply | None = None
 
     def append(self, append: assembler.Append) -> int:
-        """Hand an append to the container; returns its length in bytes, which `append_finished`
-        gives back, or 0 when it was there before. Raises EventNumberWentBack."""
+        """Hand an append to the container; returns its length in bytes, which `finished` gives
+        back, or 0 when it was there before. Raises EventNumberWentBack."""
         number = append.event_number
         if number == self._sent and not self._conditional_in_flight:
             return 0  # stored or on its way; the answer to the first one covers it
@@ -135,7 +135,7 @@ class Writer:
         if self._failed is not None and self._in_flight == 0:
             self._owner.send(self._failed)
             self._owner.forget(self)
-        self._owner.append_finished(length)
+        self._owner.finished(length)
 
     def _acknowledge(
         self, number: int, request_id: int, end_offset: int, is_conditional: bool

@@ -244,29 +244,56 @@ async def test_a_client_that_does_not_read_is_not_read(faked: Any, peers: Any, b
         assert len((await greedy.reply()).data) == size
 
 
+async def test_reads_of_one_connection_fetch_a_few_at_a_time(
+    faked: Any, peers: Any, block: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand reads of cold data would hold a thousand pieces of two megabytes."""
+    monkeypatch.setattr(connection_module, "READS_BYTES_MAX", 100_000)
+    peer = await peers.connect(faked)
+    await peer.create(SEGMENT)
+    await peer.set_up(SEGMENT)
+    peer.send(block(1, bytes(50_000)))
+    await peer.reply()
+    (connection,) = faked.store._connections
+    most = 0
+    read = Connection._reply
+
+    def watched(self: Connection, *reply: Any) -> None:
+        nonlocal most
+        most = max(most, self._reads_bytes)
+        read(self, *reply)
+
+    monkeypatch.setattr(Connection, "_reply", watched)
+    peer.send(*(c.ReadSegment(SEGMENT, 0, 50_000, "", number) for number in range(300)))
+    for _ in range(300):
+        assert len((await peer.reply()).data) == 50_000
+    assert 0 < most <= 100_000 + 50_000
+    await eventually(lambda: connection._reads_bytes == 0)
+
+
 async def test_appends_stop_being_read_while_the_log_is_slow(
     faked: Any, peers: Any, block: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk slower than the network would fill the memory with appends."""
-    monkeypatch.setattr(connection_module, "APPENDS_BYTES_MAX", 100_000)
+    monkeypatch.setattr(connection_module, "REQUESTS_BYTES_MAX", 100_000)
     peer = await peers.connect(faked)
     await peer.create(SEGMENT)
     await peer.set_up(SEGMENT)
     (connection,) = faked.store._connections
     most = 0
-    taken = Connection.append_finished
+    taken = Connection.finished
 
     def watched(self: Connection, length_bytes: int) -> None:
         nonlocal most
-        most = max(most, self._appends_bytes)
+        most = max(most, self._requests_bytes)
         taken(self, length_bytes)
 
-    monkeypatch.setattr(Connection, "append_finished", watched)
+    monkeypatch.setattr(Connection, "finished", watched)
     peer.send(*(block(number, bytes(30_000)) for number in range(1, 101)))
     while (await peer.reply()).event_number < 100:
         pass
     assert 0 < most <= 100_000 + 30_000
-    assert connection._appends_bytes == 0
+    assert connection._requests_bytes == 0
 
 
 async def test_an_empty_table_key_is_an_illegal_argument(peer: Any) -> None:
