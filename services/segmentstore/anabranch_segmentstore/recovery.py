@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from anabranch_segmentstore.collection import paused
 from anabranch_segmentstore.domain.frames import decode_frame
-from anabranch_segmentstore.domain.operations import TableChanged
+from anabranch_segmentstore.domain.operations import OperationsDamaged, TableChanged
 from anabranch_segmentstore.domain.snapshot import decode_snapshot
 from anabranch_segmentstore.domain.state import ContainerState
 from anabranch_segmentstore.ports import DurableLog, Frame
@@ -29,16 +29,20 @@ async def recover(log: DurableLog) -> Recovered:
     state = ContainerState()
     last, snapshot_position, frames_count, frames_bytes = 0, 0, 0, 0
     async for frame in log.replay():
-        assert frame.position > last, "the log replays in order"
+        if last and frame.position != last + 1:
+            raise OperationsDamaged(f"frame {frame.position} follows frame {last}")
         last = frame.position
-        if frame.is_snapshot:
-            with paused():
-                state = decode_snapshot(frame.payload)
-            snapshot_position, frames_count, frames_bytes = frame.position, 0, 0
-        else:
-            replay_frame(state, frame)
-            frames_count += 1
-            frames_bytes += len(frame.payload)
+        try:
+            if frame.is_snapshot:
+                with paused():
+                    state = decode_snapshot(frame.payload)
+                snapshot_position, frames_count, frames_bytes = frame.position, 0, 0
+            else:
+                replay_frame(state, frame)
+                frames_count += 1
+                frames_bytes += len(frame.payload)
+        except OperationsDamaged as damage:
+            raise OperationsDamaged(f"frame {frame.position}: {damage.reason}") from damage
     assert last <= log.last_position, "the log replayed more than it holds"
     state.settle_all()
     return Recovered(state, snapshot_position, frames_count, frames_bytes)

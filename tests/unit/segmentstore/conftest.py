@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 from anabranch_segmentstore.adapters.memory_log import MemoryLog, MemoryLogStore
-from anabranch_segmentstore.api import Append, Appended, AppendOutcome
+from anabranch_segmentstore.api import Append, AppendOutcome
 from anabranch_segmentstore.cache import BlockCache
 from anabranch_segmentstore.container import Container, ContainerSettings, open_container
 from anabranch_segmentstore.ports import ContainerId
@@ -86,7 +86,8 @@ class Rig:
         outcome = await self.send(
             data, after=after, number=max(number, after + 1), segment=segment, writer=writer
         )
-        assert isinstance(outcome, Appended), outcome
+        if isinstance(outcome, Exception):
+            raise outcome
         return outcome.end_offset
 
     async def read_all(self, segment: str = SEGMENT) -> bytes:
