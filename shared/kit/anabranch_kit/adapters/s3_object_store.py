@@ -222,7 +222,7 @@ class S3ObjectStore:
                     raise failure from refusal
             except Unanswered as unanswered:
                 may_have_happened = True
-                failure = self._requests.gave_up("create", name, unanswered)
+                failure = self._requests.gave_up("create", name, unanswered, attempts=attempt)
             else:
                 return
             await self._requests.pause(attempt, "create", name, failure.reason)

@@ -9,13 +9,17 @@ object can have, and are removed.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import google_crc32c
 import structlog
 
 from anabranch_kit.adapters.s3_object_store_requests import (
+    Answer,
     Refused,
+    S3Client,
     S3Requests,
     Unanswered,
     advice,
@@ -28,6 +32,9 @@ FIRST: Final = b"first"
 SECOND: Final = b"second"
 # How stores refuse a condition: 412, or 409 in a race.
 TAKEN_STATUSES: Final = (409, 412)
+
+# Also runs when a start gives up waiting, and must not hold it up much longer.
+REMOVE_TIMEOUT_S: Final = 3.0
 
 log = structlog.stdlib.get_logger("anabranch.tier2")
 
@@ -72,7 +79,7 @@ async def find_abilities(requests: S3Requests, token: str) -> Ability:
         reason = f"{refusal}. {advice(refusal, location)}"
         raise UnsupportedObjectStore(location.url, reason) from refusal
     except Unanswered as unanswered:
-        raise requests.gave_up("open", name, unanswered) from unanswered
+        raise requests.gave_up("open", name, unanswered, attempts=1) from unanswered
 
 
 async def _refuses_second_creator(requests: S3Requests, target: dict[str, Any]) -> None:
@@ -90,7 +97,10 @@ async def _refuses_second_creator(requests: S3Requests, target: dict[str, Any]) 
     for outcome in together:
         if isinstance(outcome, BaseException):
             raise outcome
-    if sum(map(bool, together)) != 1 or await create(SECOND):
+    winners_count = sum(map(bool, together))
+    if winners_count == 0:
+        raise Unanswered("two creators of one object were both refused")
+    if winners_count > 1 or await create(SECOND):
         raise UnsupportedObjectStore(
             requests.location.url,
             "it ignores the condition If-None-Match, so that of two creators of one object both "
@@ -107,31 +117,35 @@ async def _completes_conditionally(requests: S3Requests, target: dict[str, Any])
             )
         )
         upload = {**target, "UploadId": begun["UploadId"]}
-        checksum = base64_crc(google_crc32c.value(SECOND))
-        part = await requests.once(
-            lambda s3: s3.upload_part(**upload, PartNumber=1, Body=SECOND, ChecksumCRC32C=checksum)
-        )
-        listed = {"PartNumber": 1, "ETag": part["ETag"], "ChecksumCRC32C": checksum}
         try:
-            await requests.once(
-                lambda s3: s3.complete_multipart_upload(
-                    **upload,
-                    MultipartUpload={"Parts": [listed]},
-                    ChecksumType="FULL_OBJECT",
-                    ChecksumCRC32C=checksum,
-                    IfNoneMatch="*",
-                )
-            )
-        except Refused as refusal:
-            if refusal.status in TAKEN_STATUSES:
+            await _complete(requests, upload)
+            reason = "it completes uploads over an object that exists"
+        finally:
+            with suppress(Refused):  # when it was completed, there is nothing to abort
                 await requests.once(lambda s3: s3.abort_multipart_upload(**upload))
-                return True
-            raise
-        reason = "it completes uploads over an object that exists"
     except Refused as refusal:
+        if refusal.status in TAKEN_STATUSES:
+            return True
         reason = str(refusal)
     log.warning("tier2.no_multipart", reason=reason, instead="one put per object")
     return False
+
+
+async def _complete(requests: S3Requests, upload: dict[str, Any]) -> None:
+    checksum = base64_crc(google_crc32c.value(SECOND))
+    part = await requests.once(
+        lambda s3: s3.upload_part(**upload, PartNumber=1, Body=SECOND, ChecksumCRC32C=checksum)
+    )
+    listed = {"PartNumber": 1, "ETag": part["ETag"], "ChecksumCRC32C": checksum}
+    await requests.once(
+        lambda s3: s3.complete_multipart_upload(
+            **upload,
+            MultipartUpload={"Parts": [listed]},
+            ChecksumType="FULL_OBJECT",
+            ChecksumCRC32C=checksum,
+            IfNoneMatch="*",
+        )
+    )
 
 
 async def _verifies(requests: S3Requests, target: dict[str, Any]) -> bool:
@@ -154,8 +168,14 @@ async def _verifies(requests: S3Requests, target: dict[str, Any]) -> bool:
 
 
 async def _remove(requests: S3Requests, targets: list[dict[str, Any]]) -> None:
+    """Raises Refused: a store that does not let us delete would keep what users deleted."""
     for target in targets:
         try:
-            await requests.once(lambda s3, one=target: s3.delete_object(**one))  # type: ignore[misc]
-        except Unanswered as unanswered:
-            log.warning("tier2.check_left_behind", object=target["Key"], reason=str(unanswered))
+            async with asyncio.timeout(REMOVE_TIMEOUT_S):
+                await requests.once(partial(_delete, target))
+        except (Unanswered, TimeoutError) as failure:
+            log.warning("tier2.check_left_behind", object=target["Key"], reason=str(failure))
+
+
+async def _delete(target: dict[str, Any], s3: S3Client) -> Answer:
+    return await s3.delete_object(**target)

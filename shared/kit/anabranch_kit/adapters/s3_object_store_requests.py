@@ -158,7 +158,9 @@ class S3Requests:
                 return await self.once(request, length_bytes=length_bytes)
             except Unanswered as unanswered:
                 if attempt == self.limits.attempts_max:
-                    raise self.gave_up(operation, name, unanswered) from unanswered
+                    raise self.gave_up(
+                        operation, name, unanswered, attempts=attempt
+                    ) from unanswered
                 await self.pause(attempt, operation, name, str(unanswered))
                 attempt += 1
 
@@ -175,13 +177,16 @@ class S3Requests:
         )
         await self._clock.sleep(pause_s)
 
-    def gave_up(self, operation: str, name: str, last: Unanswered) -> ObjectStoreUnavailable:
+    def gave_up(
+        self, operation: str, name: str, last: Unanswered, *, attempts: int
+    ) -> ObjectStoreUnavailable:
         where = self.location.endpoint or "AWS S3"
+        times = "" if attempts == 1 else f", {attempts} times"
         return ObjectStoreUnavailable(
             operation,
             name,
-            f"{last}, {self.limits.attempts_max} times: see that {where} runs and can be reached "
-            "from here; what waits is written then by itself",
+            f"{last}{times}: see that {where} runs and can be reached from here; what waits is "
+            "written then by itself",
         )
 
     def refused(self, operation: str, name: str, refusal: Refused) -> ObjectStoreUnavailable:
