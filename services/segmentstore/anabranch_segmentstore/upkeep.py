@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from anabranch_segmentstore.tiering import Tiering
 
 TICK_S: Final = 0.25
+SNAPSHOT_TIME_SHARE_MAX: Final = 0.05
+"""Of the event loop's time. Encoding stops everything else, and takes half a second for a
+hundred thousand segments: a container that writes fast then takes longer to recover."""
 log = structlog.stdlib.get_logger("anabranch.container")
 
 
@@ -35,6 +38,7 @@ class Upkeep:
         self._frames_at_snapshot = -recovered.frames_count
         self._bytes_at_snapshot = -recovered.frames_bytes
         self._is_snapshot_under_way = False
+        self._next_snapshot_s = 0.0  # of the monotonic clock
 
     async def run(self, tiering: Tiering | None) -> None:
         """Tick until the container ended. What it raises is a bug, or the end's reason."""
@@ -61,14 +65,18 @@ class Upkeep:
         frames = commits.frames_count - self._frames_at_snapshot
         size = commits.frames_bytes - self._bytes_at_snapshot
         is_due = frames >= settings.snapshot_after_frames or size >= settings.snapshot_after_bytes
-        if is_due and not self._is_snapshot_under_way:
+        is_early = self._container.clock.monotonic() < self._next_snapshot_s
+        if is_due and not is_early and not self._is_snapshot_under_way:
             self.snapshot()
 
     def snapshot(self) -> None:
         """Write the state as it is accepted now behind everything that led to it."""
         container, commits = self._container, self._container.commits
+        start_s = container.clock.monotonic()
         with paused():
             payload = encode_snapshot(container.state)
+        end_s = container.clock.monotonic()
+        self._next_snapshot_s = end_s + (end_s - start_s) / SNAPSHOT_TIME_SHARE_MAX
         self._is_snapshot_under_way = True
         self._frames_at_snapshot = commits.frames_count
         self._bytes_at_snapshot = commits.frames_bytes
