@@ -19,9 +19,6 @@ def main() -> int:
         level=settings.log_level,
         log_format=settings.log_format,
     )
-    # nats-py loads aiohttp, where that is installed, for WebSockets, which nobody uses here:
-    # 0.2 s and some 10 MB.
-    sys.modules.setdefault("aiohttp", None)  # type: ignore[arg-type]
     # After the settings, so that --help and a wrong flag are answered at once.
     from anabranch_controller.bootstrap import serve
 
