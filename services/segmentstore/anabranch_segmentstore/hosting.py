@@ -3,13 +3,15 @@
 The container is a failure domain of its own: whatever ends it (a failed disk, a bug), the
 process and the other containers go on. It is opened anew from its log, at most RESTARTS_MAX
 times in RESTART_WINDOW_S, then it is given up with an error in the log: somebody has to look.
-A damaged log is given up at once, for opening it again would tell the same. Fenced by another
-store, it just ends; the store's registry loop (store.py) decides whether to try again.
+A damaged log is given up at once, for opening it again would tell the same. A disk that is too
+full to open a log is waited for. Fenced by another store, it just ends; the store's registry
+loop (store.py) decides whether to try again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -29,6 +31,7 @@ from anabranch_segmentstore.ports import (
     DurableLog,
     LogDamaged,
     LogError,
+    LogFailed,
     LogFenced,
     LogStore,
 )
@@ -36,6 +39,7 @@ from anabranch_segmentstore.ports import (
 RESTARTS_MAX: Final = 3
 RESTART_WINDOW_S: Final = 60.0
 RESTART_PAUSE_S: Final = 0.2
+DISK_FULL_PAUSE_S: Final = 5.0  # each attempt may leave an empty epoch in the log's directory
 READY_WAIT_S: Final = 15.0  # how long requests wait for a container that is being opened
 SUBSCRIBE_AGAIN_S: Final = 1.0
 # A process that was paused longer than this asks its log before it answers anything: the lease
@@ -137,6 +141,10 @@ class ContainerHost:
             case LogDamaged():
                 self._give_up(reason)
                 return False
+            case LogFailed() if _is_disk_full(reason):
+                log.warning("container.disk_full", container=self.number, reason=str(reason))
+                await self._pause(DISK_FULL_PAUSE_S)
+                return True
         now = self._clock.monotonic()
         while self._starts and now - self._starts[0] > RESTART_WINDOW_S:
             self._starts.popleft()
@@ -150,8 +158,16 @@ class ContainerHost:
             reason=str(reason),
             exc_info=_traceback_of(reason),
         )
-        await self._clock.sleep(RESTART_PAUSE_S)
+        await self._pause(RESTART_PAUSE_S)
         return True
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, unless asked to stop."""
+        pause = asyncio.ensure_future(self._clock.sleep(seconds))
+        asked = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait([pause, asked], return_when=asyncio.FIRST_COMPLETED)
+        pause.cancel()
+        asked.cancel()
 
     def _give_up(self, reason: Exception) -> None:
         self.given_up = f"container {self.number} was given up: {reason}"
@@ -228,6 +244,11 @@ class ContainerHost:
             await asyncio.get_running_loop().create_future()  # until cancelled
         finally:
             await subscription.close()
+
+
+def _is_disk_full(reason: LogFailed) -> bool:
+    cause = reason.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _traceback_of(reason: Exception) -> Exception | None:

@@ -19,6 +19,7 @@ from anabranch_events import subjects
 from anabranch_events.bus import ChunkAnswer, ChunkReport, LoadReport
 from anabranch_kit.adapters.system_clock import SystemClock
 from anabranch_kit.ports.registry import Assignment, ClusterInfo, Member, Serving
+from anabranch_segmentstore import hosting
 from anabranch_segmentstore.adapters.file_log import FileLogStore
 from anabranch_segmentstore.adapters.file_log_files import LocalFiles
 from anabranch_segmentstore.adapters.file_log_lock import DataDirectoryInUse, DataDirectoryLock
@@ -207,6 +208,29 @@ async def test_a_container_that_fails_again_and_again_is_given_up(
         assert files.fails > 1_000_000 - 20
         other = await peers.connect(faked)
         assert await other.ask(c.SealSegment(4, SEGMENT)) == c.WrongHost(4, SEGMENT)
+
+
+class FullFiles(LocalFiles):
+    """No space for new files, for a while."""
+
+    refusals = 5
+
+    def create(self, path: Path) -> int:
+        if self.refusals > 0:
+            self.refusals -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return super().create(path)
+
+
+async def test_a_disk_that_is_full_at_the_start_is_waited_for(
+    tmp_path: Path, support: ModuleType, peers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that was restarted on a full disk would give its containers up for good."""
+    monkeypatch.setattr(hosting, "DISK_FULL_PAUSE_S", 0.05)
+    logs = FileLogStore(tmp_path, new_id=uuid.uuid4, files=FullFiles(), file_bytes=MIB)
+    async with support.faked_store(tmp_path, logs=logs) as faked:
+        peer = await peers.connect(faked)
+        await peer.create(SEGMENT)
 
 
 async def test_a_damaged_log_is_named_and_left_alone(
