@@ -3,7 +3,7 @@
 nats-py imports aiohttp for WebSockets and structlog imports rich for tracebacks on a terminal;
 both do without when it is missing, and no service uses either. Left alone they cost each
 process 11 MB and a quarter of its start, and a service that was killed is away for as long as
-its start takes. The package imports this first, and a service's `__main__` imports the package first.
+its start takes. The package imports this first, and a service's `__main__` the package.
 """
 
 from __future__ import annotations
