@@ -224,3 +224,23 @@ async def test_a_stream_in_the_making_has_no_segments_yet(cluster: Any) -> None:
     await cluster.finish(look())
     await cluster.run_until(task.done)
     assert task.result() == "SUCCESS"
+
+
+async def test_what_was_open_is_finished_as_soon_as_a_controller_is_back(cluster: Any) -> None:
+    """After a crash a single controller would let a half-done scale wait for nobody."""
+    controller = await cluster.start("a")
+    await cluster.finish(controller.create_scope("s"))
+    await cluster.finish(controller.create_stream("s", "x", fixed(1)))
+    cluster.stores.failures["seal"] = 1
+    reply = await cluster.finish(
+        controller.scale("s", "x", seal=[0], ranges=[KeyRange(0.0, 1.0)], requested_ms=0)
+    )
+    assert reply.outcome == "STARTED"
+    await cluster.run_until(lambda: not cluster.stores.failures["seal"])
+    await cluster.kill("a")
+    died_s = cluster.clock.monotonic()
+    again = await cluster.start("b")
+    await cluster.run_until(lambda: not again.projection.open_work)
+    assert cluster.clock.monotonic() - died_s < 0.5
+    current = await cluster.finish(again.current_segments("s", "x"))
+    assert [one.id for one in current] == [1 << 32 | 1]

@@ -272,10 +272,11 @@ def with_epoch(epochs: Epochs, event: EpochAppended) -> Epochs:
     assert event.epoch == before.number + 1, "epochs have no gap"
     created = [segment for segment in event.segments if segment.epoch == event.epoch]
     splits, merges = splits_and_merges(ordered(event.sealed), created)
+    kept = {segment.id: segment for segment in before.segments}  # one object, in many epochs
     appended = make_epoch(
         event.epoch,
         event.reference_epoch,
-        event.segments,
+        [kept.get(segment.id, segment) for segment in event.segments],
         max(event.created_ms, before.created_ms + 1),
         splits=before.splits + splits,
         merges=before.merges + merges,

@@ -87,15 +87,22 @@ class Runner:
             self._group = group
             self._ctx.projection.observe(self._notice)
             try:
-                for live in self._ctx.projection.live.values():
-                    for transaction_key in live:
-                        self._note_lease(transaction_key)
+                self._begin()
                 group.create_task(self._sweep_forever())
                 group.create_task(self._watch_leases())
                 await asyncio.get_running_loop().create_future()
             finally:
                 self._ctx.projection.forget(self._notice)
                 self._group = None
+
+    def _begin(self) -> None:
+        """Leases begin anew, and owners that are no members now died before we came."""
+        projection = self._ctx.projection
+        for live in projection.live.values():
+            for key in live:
+                self._note_lease(key)
+        long_ago_s = self._ctx.clock.monotonic() - MISSED_S
+        self._missed = {work.owner: long_ago_s for work in projection.open_work.values()}
 
     # --- what wakes a worker -------------------------------------------------------------
 
