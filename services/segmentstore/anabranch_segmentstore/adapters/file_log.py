@@ -14,7 +14,6 @@ a write that the crash tore, and is taken for the end of the log.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -29,6 +28,7 @@ from anabranch_segmentstore.adapters.file_log_epochs import mint
 from anabranch_segmentstore.adapters.file_log_files import LocalFiles
 from anabranch_segmentstore.adapters.file_log_reading import file_of, read_range, stream
 from anabranch_segmentstore.adapters.file_log_recovery import Recovered, recover
+from anabranch_segmentstore.adapters.file_log_threads import LocalThreads
 from anabranch_segmentstore.adapters.file_log_writer import (
     Appended,
     AppendJob,
@@ -67,16 +67,14 @@ class FileLog:
         container: ContainerId,
         writer: Writer,
         readers: ThreadPoolExecutor,
+        threads: LocalThreads,
     ) -> None:
         self._files, self._container = files, container
         self._writer, self._readers = writer, readers
         self._last_position = LogPosition(writer.position)
         self._newest_snapshot = writer.snapshot
         self._closing: asyncio.Future[None] | None = None
-        self._thread = threading.Thread(
-            target=writer.run, name=f"wal-{container}-{writer.epoch}", daemon=True
-        )
-        self._thread.start()
+        threads.start(writer.run, name=f"wal-{container}-{writer.epoch}")
 
     @property
     def epoch(self) -> Epoch:
@@ -175,10 +173,12 @@ class FileLogStore:
         *,
         new_id: NewId,
         files: LocalFiles | None = None,
+        threads: LocalThreads | None = None,
         file_bytes: int = FILE_BYTES,
     ) -> None:
         self._directory, self._new_id, self._file_bytes = directory, new_id, file_bytes
         self._files = files or LocalFiles()
+        self._threads = threads or LocalThreads()
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="wal-read")
 
     async def open(self, container: ContainerId, *, owner: str) -> FileLog:
@@ -189,7 +189,7 @@ class FileLogStore:
 
         work = partial(self._take_over, container, owner, report)
         writer = await loop.run_in_executor(self._readers, work)
-        return FileLog(self._files, container, writer, self._readers)
+        return FileLog(self._files, container, writer, self._readers, self._threads)
 
     async def close(self) -> None:
         self._readers.shutdown(wait=True)
@@ -215,6 +215,7 @@ class FileLogStore:
                 owner=owner,
                 file_bytes=self._file_bytes,
                 report=report,
+                threads=self._threads,
             )
             writer.start(recovered)
             self._trim(recovered)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ from anabranch_segmentstore.adapters.file_log_format import (
 )
 from anabranch_segmentstore.adapters.file_log_reading import LogFile
 from anabranch_segmentstore.adapters.file_log_recovery import Recovered, file_name
+from anabranch_segmentstore.adapters.file_log_threads import JobQueue, LocalThreads
 from anabranch_segmentstore.ports import Buffer, LogError, LogFailed
 
 BATCH_BYTES_MAX: Final = 64 * 1024 * 1024  # of payload, unless one frame alone is longer
@@ -105,15 +105,16 @@ class Writer:
         owner: str,
         file_bytes: int,
         report: Callable[[list[tuple[Callable[..., None], object]]], None],
+        threads: LocalThreads,
     ) -> None:
         """`report` takes (done, outcome) pairs to the event loop, in order."""
         self._files, self._directory, self._container = files, directory, container
         self._minted, self._owner, self._file_bytes = minted, owner, file_bytes
         self._report = report
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._jobs: JobQueue[Job] = threads.jobs()
         self._held: deque[Job] = deque()  # taken from the queue, but not yet worked off
         self._unanswered: list[Job] = []
-        self._stopping = threading.Event()
+        self._stopping = threads.flag()
         self.log_files: list[LogFile] = []
         self.position = self.snapshot = self.truncated_before = 0
         self._sequence = self._chain = self._synced_end = 0
