@@ -10,8 +10,7 @@ from helpers.client import Client
 from helpers.cluster import StandaloneCluster
 from helpers.control import Control
 
-START_LIMIT_S = 5.0  # as promised, for a machine with nothing else to do
-STARTS_MAX = 3  # for a busy one
+START_LIMIT_S = 5.0  # for a machine with nothing else to do
 PSS_LIMIT_MB = 500.0
 
 
@@ -76,18 +75,16 @@ def test_a_cluster_is_ready_in_seconds_and_fits_into_its_memory(
     own_cluster: StandaloneCluster,
 ) -> None:
     """A newcomer's first minute, and a laptop's memory."""
-    took_s = []
-    while not took_s or (min(took_s) > START_LIMIT_S and len(took_s) < STARTS_MAX):
-        if took_s:
-            own_cluster.stop()
-        own_cluster.start()
-        took_s.append(round(own_cluster.started_in_s, 1))
+    own_cluster.start()
+    first_s = own_cluster.started_in_s
+    own_cluster.stop()
+    own_cluster.start()
     settled = time.monotonic() + 2.0
     while time.monotonic() < settled:
         assert own_cluster.command("cluster", "members").returncode == 0
     memory = own_cluster.command("cluster", "memory", "-o", "jsonl")
     assert memory.returncode == 0, memory.stderr
-    print(f"started in {took_s} s\n{memory.stdout}")
+    print(f"started in {first_s:.1f} s, then in {own_cluster.started_in_s:.1f} s\n{memory.stdout}")
     rows = {row["process"]: row["pss_mb"] for row in map(json.loads, memory.stdout.splitlines())}
     assert rows["total"] <= PSS_LIMIT_MB
-    assert min(took_s) <= START_LIMIT_S
+    assert min(first_s, own_cluster.started_in_s) <= START_LIMIT_S
