@@ -78,20 +78,20 @@ async def in_the_slot(
         decision = decide(stream)
         return write(decision) if isinstance(decision, DomainEvent) else decision
 
-    while True:
-        result = await ctx.log.change(key.subject, attempt)
-        if not isinstance(result, Busy):
-            return result
-        remaining_s = ends_at - ctx.clock.monotonic()
-        if remaining_s <= 0:
-            raise Timeout(f"other work ({result.work}) on {key.scope}/{key.stream}", limit_s)
-        with ctx.waiting_for_slot(key):
+    result = await ctx.log.change(key.subject, attempt)
+    if not isinstance(result, Busy):
+        return result
+    with ctx.waiting_for_slot(key):
+        while isinstance(result, Busy):
+            what = f"other work ({result.work}) on {key.scope}/{key.stream}"
+            remaining_s = ends_at - ctx.clock.monotonic()
+            if remaining_s <= 0:
+                raise Timeout(what, limit_s)
             await ctx.until(
-                key.subject,
-                lambda: _slot_is_free(ctx, key),
-                what=f"other work ({result.work}) on {key.scope}/{key.stream}",
-                limit_s=remaining_s,
+                key.subject, lambda: _slot_is_free(ctx, key), what=what, limit_s=remaining_s
             )
+            result = await ctx.log.change(key.subject, attempt)
+    return result
 
 
 def _slot_is_free(ctx: Context, key: StreamKey) -> bool | None:

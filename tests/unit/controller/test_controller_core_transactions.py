@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -249,3 +251,32 @@ async def test_a_pause_of_the_controller_does_not_end_transactions(
     assert await finish(controller.ping_transaction("s", "x", made.id, lease_ms=10_000)) == "OK"
     await cluster.clock.advance(30.0)
     await wait_for(cluster, controller, made.id, "ABORTED")
+
+
+async def test_commits_give_way_to_a_waiting_scale(cluster: Any) -> None:
+    """A stream under a steady load of transactions could never be scaled or sealed."""
+    controller = await ready(cluster, 1)
+    finish = cluster.finish
+    made = [
+        (await finish(controller.create_transaction("s", "x", lease_ms=600_000))).id
+        for _ in range(5)
+    ]
+    cluster.stores.failures["merge"] = 1_000_000
+    for one in made:
+        assert await commit(cluster, controller, one) == "SUCCESS"
+    scaling = asyncio.create_task(
+        controller.scale("s", "x", seal=[0], ranges=[KeyRange(0.0, 1.0)], requested_ms=0)
+    )
+    await cluster.clock.advance(10.0)
+    assert not scaling.done()
+    cluster.stores.failures.clear()
+    await cluster.run_until(scaling.done)
+    assert scaling.result().outcome == "STARTED"
+    for one in made:
+        await wait_for(cluster, controller, one, "COMMITTED")
+    kinds = re.findall(
+        rb'"type":"(CommitStarted|ScaleStarted)"',
+        b"".join(record.payload for record in cluster.events.records),
+    )
+    assert kinds[:2] == [b"CommitStarted", b"ScaleStarted"]
+    assert kinds[-1] == b"CommitStarted"
