@@ -67,13 +67,12 @@ class StandaloneCluster:
             assert time.monotonic() < started + READY_LIMIT_S, f"not ready:\n{self.log()}"
             time.sleep(0.01)
         took_s = time.monotonic() - started
-        others_s = (
-            machine_busy_s()
-            - busy_s
-            - sum(cpu_s(pid) for pid in (process.pid, *self.pids.values()))
-        )
-        # What other programs took of the machine meanwhile would have been ours.
-        self.started_in_s = took_s - max(0.0, others_s) / (os.cpu_count() or 1)
+        own_s = sum(cpu_s(pid) for pid in (process.pid, *self.pids.values()))
+        others_s = max(0.0, machine_busy_s() - busy_s - own_s)
+        # What other programs took of the machine meanwhile could have been ours, but no start
+        # is quicker than its own work.
+        cores = os.cpu_count() or 1
+        self.started_in_s = max(took_s - others_s / cores, own_s / cores)
 
     def stop(self) -> int:
         """Ctrl-C; the exit code."""
