@@ -156,6 +156,7 @@ class Writer:
         """Idempotent. A clean one waits for what is under way and writes a release record."""
         if clean and self.failure is None:
             released = self.mark(Kind.RELEASE)
+            released.add_done_callback(seen)
             done, _ = await asyncio.wait([released], timeout=RELEASE_WAIT_S)
             if not done or released.exception() is not None:
                 log.warning("log.not_released", container=self._stream.container)
@@ -201,6 +202,7 @@ class Writer:
     def _end(self, failure: LogError) -> None:
         self.failure = failure
         jobs = [*(one.job for one in self._window if one.job is not None), *self._jobs]
+        self.no_space.clear()
         self._window.clear()
         self._jobs.clear()
         self._window_bytes = 0
@@ -423,20 +425,23 @@ class Writer:
             )
         except WrongLastSequence:
             verdict = await self._judge(stamp)
-            while isinstance(verdict, Stored):
+            if isinstance(verdict, Stored):
                 self._acknowledge(stamp.place)
-                # Those behind it are mostly there too: look before sending them again.
-                if not self._window or not await self._is_stored(self._window[0].stamp):
-                    break
-                stamp = self._window[0].stamp
+                await self._look_further()
             return verdict
         if place != stamp.place:
             return await self._judge(stamp)
         self._acknowledge(place)
         return Stored()
 
-    async def _is_stored(self, stamp: Stamp) -> bool:
-        return await self._stamp_at(stamp.place) == stamp
+    async def _look_further(self) -> None:
+        """What comes behind a message that was stored mostly was stored too: look before all of
+        it is sent again. The window may lose its head meanwhile, to answers that come late."""
+        while self._window:
+            stamp = self._window[0].stamp
+            if await self._stamp_at(stamp.place) != stamp:
+                return
+            self._acknowledge(stamp.place)
 
     async def _judge(self, mine: Stamp) -> Verdict:
         at_place = await self._stamp_at(mine.place)
@@ -458,7 +463,8 @@ class Writer:
 
     async def _note_refusal(self, error: StreamUnavailable, began: float) -> None:
         """Tell of a full disk once. Raises LogFailed for a stream that somebody deleted."""
-        if error.is_no_space:
+        if error.is_no_space and not self.no_space.is_set():
+            self.no_space.set()
             log.warning("log.disk_full", container=self._stream.container, reason=str(error))
         if self._clock.monotonic() - began < GONE_AFTER_S:
             return

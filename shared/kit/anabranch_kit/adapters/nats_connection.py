@@ -9,6 +9,7 @@ and the attempts never end: a service that has lost its bus goes on trying.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -43,6 +44,8 @@ class NatsUnreachable(Exception):
 async def connect_nats(url: str, *, name: str, clock: Clock, wait_s: float = 10.0) -> Client:
     """Connect, waiting up to `wait_s` for a server that is still starting.
 
+    `url` may name several servers of one cluster, separated by commas; one has to answer.
+
     Raises NatsUnreachable. The caller owns the client and closes it; `name` is shown in the
     server's list of connections.
     """
@@ -68,7 +71,7 @@ async def connect_nats(url: str, *, name: str, clock: Clock, wait_s: float = 10.
     try:
         async with asyncio.timeout(max(wait_s, CONNECT_TIMEOUT_S)):
             await client.connect(
-                url,
+                [one.strip() for one in url.split(",")],
                 name=name,
                 connect_timeout=CONNECT_TIMEOUT_S,
                 # Typed as an integer there, used as the seconds of a sleep.
@@ -89,8 +92,9 @@ async def connect_nats(url: str, *, name: str, clock: Clock, wait_s: float = 10.
 
 
 async def _probe_until_open(url: str, clock: Clock, deadline: float) -> None:
-    host, port = _address(url)
-    while True:
+    addresses = [_address(one.strip()) for one in url.split(",")]
+    for attempt in itertools.count():
+        host, port = addresses[attempt % len(addresses)]
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 _, writer = await asyncio.open_connection(host, port)
@@ -105,10 +109,9 @@ async def _probe_until_open(url: str, clock: Clock, deadline: float) -> None:
 
 
 def _address(url: str) -> tuple[str, int]:
-    """Host and port of the first server; raises NatsUnreachable for what is no address."""
-    first = url.split(",")[0].strip()
+    """Host and port of one server; raises NatsUnreachable for what is no address."""
     try:
-        parts = urlsplit(first if "://" in first else f"nats://{first}")
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise NatsUnreachable(url, f"not an address ({error})") from error
