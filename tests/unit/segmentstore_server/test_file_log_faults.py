@@ -264,14 +264,21 @@ async def test_a_take_over_that_dies_half_way_harms_nothing(tmp_path: Path, call
 async def test_a_dead_take_over_is_kept_and_not_read(tmp_path: Path) -> None:
     """Start-up would delete what it cannot explain, or read frames that nobody acknowledged."""
     payloads = await write_log(tmp_path, epochs=1, frames=3, clean=False)
-    dying = new_store(tmp_path, DyingFiles(9))
+    dying = FileLogStore(
+        tmp_path, new_id=uuid.uuid4, files=DyingFiles(12), file_bytes=32 * FILE_BYTES
+    )
     with pytest.raises(Dies):
         await dying.open(CONTAINER, owner="dies")
     await dying.close()
     before = {path: path.read_bytes() for path in tmp_path.glob("0/2/*")}
     assert before, "it had got as far as making its file"
+    assert any(content.strip(b"\0") for content in before.values()), "and copying into it"
     assert await read_log(tmp_path) == payloads
-    assert {path: path.read_bytes() for path in tmp_path.glob("0/2/*")} == before
+    after = {path: path.read_bytes() for path in tmp_path.glob("0/2/*")}
+    assert after.keys() == before.keys()
+    for path, content in after.items():
+        assert content.rstrip(b"\0") == before[path].rstrip(b"\0")
+        assert len(content) < 32 * FILE_BYTES, "what it had preallocated would be lost for ever"
 
 
 class TurnFiles(LocalFiles):

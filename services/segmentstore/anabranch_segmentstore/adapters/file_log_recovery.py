@@ -47,6 +47,7 @@ from anabranch_segmentstore.adapters.file_log_format import (
 from anabranch_segmentstore.adapters.file_log_reading import LogFile, Window
 from anabranch_segmentstore.ports import LogDamaged
 
+DEAD_BYTES_KEPT: Final = 64 * 1024  # a dead take-over that wrote more keeps its whole file
 PIECE_BYTES: Final = 1024 * 1024  # what the search behind the end reads at once
 OVERLAP_BYTES: Final = HEADER_BYTES + 4 * blocks_count(PAYLOAD_BYTES_MAX)
 
@@ -120,11 +121,14 @@ class _Scan:
 def recover(files: LocalFiles, directory: Path, container: int) -> Recovered:
     """Raises LogDamaged."""
     reader = _Reader(files, directory, container)
+    trims: list[tuple[Path, int]] = []
     for epoch in reversed(epoch_directories(files.names(directory))):
         log_files = reader.established(epoch)
         if log_files:
-            return reader.recover_from(log_files)
-    return Recovered([], 0, 0, 0, [], 0, 0, [])
+            found = reader.recover_from(log_files)
+            return found._replace(trims=[*found.trims, *trims])
+        trims += reader.dead_trims(epoch)
+    return Recovered([], 0, 0, 0, [], 0, 0, trims)
 
 
 class _Reader:
@@ -159,6 +163,16 @@ class _Reader:
             if len(paths) > 1 or self._was_established(epoch, paths[0]):
                 raise
             return []
+
+    def dead_trims(self, epoch: int) -> list[tuple[Path, int]]:
+        """What a take-over that died had preallocated: its files stay, but not the zeros."""
+        trims: list[tuple[Path, int]] = []
+        for path in self._paths(epoch):
+            with self._opened(path) as descriptor:
+                size = self._files.size(descriptor)
+                if self._is_zero(descriptor, DEAD_BYTES_KEPT):
+                    trims.append((path, min(size, DEAD_BYTES_KEPT)))
+        return trims
 
     def _was_established(self, epoch: int, path: Path) -> bool:
         """Whether a file without a valid first record ever had one."""
