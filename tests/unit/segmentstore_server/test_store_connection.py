@@ -7,6 +7,7 @@ from typing import Any, get_args
 from uuid import UUID
 
 import pytest
+import uvloop
 from anabranch_segmentstore import connection as connection_module
 from anabranch_segmentstore.connection import Connection
 from anabranch_segmentstore.requests import REQUESTS
@@ -16,6 +17,13 @@ from anabranch_wire import commands as c
 SEGMENT = "scope/stream/0.#epoch.0"
 WRITER = UUID("00112233-4455-6677-8899-aabbccddeeff")
 NO_EVENT = -(2**63)
+
+
+@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], scope="module")
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """Both loops: their transports pause, close and report in ways of their own."""
+    policy: asyncio.AbstractEventLoopPolicy = request.param()
+    return policy
 
 
 def test_every_request_has_a_handler() -> None:
