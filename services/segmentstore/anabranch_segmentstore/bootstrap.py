@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from itertools import chain
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -32,6 +33,8 @@ from nats.aio.client import Client
 
 from anabranch_segmentstore.adapters.file_log import FileLogStore
 from anabranch_segmentstore.adapters.file_log_lock import DataDirectoryInUse, DataDirectoryLock
+from anabranch_segmentstore.adapters.jetstream_log import JetStreamLogStore
+from anabranch_segmentstore.adapters.jetstream_log_sync import report_sync
 from anabranch_segmentstore.adapters.tiering_bus import QueuedTiering
 from anabranch_segmentstore.cache import BlockCache
 from anabranch_segmentstore.connection import Connection
@@ -39,7 +42,7 @@ from anabranch_segmentstore.container import Container, ContainerSettings, open_
 from anabranch_segmentstore.domain.flushing import FlushRules
 from anabranch_segmentstore.hosting import ContainerHost, Opener
 from anabranch_segmentstore.load import SegmentTaken
-from anabranch_segmentstore.ports import ContainerId, DurableLog
+from anabranch_segmentstore.ports import ContainerId, DurableLog, LogStore
 from anabranch_segmentstore.reports import report_load
 from anabranch_segmentstore.settings import MIB, SegmentStoreSettings
 from anabranch_segmentstore.store import SegmentStore
@@ -55,13 +58,14 @@ async def serve(settings: SegmentStoreSettings, stop: asyncio.Event) -> None:
     clock = SystemClock()
     incarnation = new_id().hex
     async with AsyncExitStack() as owned:
-        lock = _lock(settings)
-        owned.callback(lock.release)
+        wal = settings.wal_dir if settings.tier1 == "file" else None
+        if wal is not None:
+            owned.callback(_lock(settings, wal).release)
         listening = _bind(settings)
         owned.callback(listening.close)
         objects = await _open_objects(settings, clock)
         owned.push_async_callback(objects.close)
-        logs = FileLogStore(settings.wal_dir, new_id=new_id, file_bytes=settings.log_file_mib * MIB)
+        logs = await _open_logs(settings, wal, clock, owned)
         owned.push_async_callback(logs.close)
         client = await _connect(settings, clock)
         owned.push_async_callback(client.close)
@@ -101,7 +105,9 @@ async def serve(settings: SegmentStoreSettings, stop: asyncio.Event) -> None:
             started_ms=clock.now_ms(),
             pid=os.getpid(),
         )
-        log.info("segmentstore.started", host=settings.host, port=port, wal=str(settings.wal_dir))
+        log.info(
+            "segmentstore.started", host=settings.host, port=port, wal=str(wal or settings.tier1)
+        )
 
         def take() -> list[SegmentTaken]:
             running = [host.container for host in store.serving if host.container is not None]
@@ -147,13 +153,26 @@ def container_opener(
     return open_one
 
 
-def _lock(settings: SegmentStoreSettings) -> DataDirectoryLock:
+def _lock(settings: SegmentStoreSettings, wal: Path) -> DataDirectoryLock:
     try:
-        return DataDirectoryLock(settings.wal_dir, settings.member_id)
+        return DataDirectoryLock(wal, settings.member_id)
     except DataDirectoryInUse as error:
         raise CannotStart(str(error)) from error
     except OSError as error:
-        raise CannotStart(f"--wal-dir {settings.wal_dir}: {error.strerror or error}") from error
+        raise CannotStart(f"--wal-dir {wal}: {error.strerror or error}") from error
+
+
+async def _open_logs(
+    settings: SegmentStoreSettings, wal: Path | None, clock: Clock, owned: AsyncExitStack
+) -> LogStore:
+    if wal is not None:
+        return FileLogStore(wal, new_id=new_id, file_bytes=settings.log_file_mib * MIB)
+    # A connection of its own: long frames would hold up what else travels on it.
+    client = await _connect(settings, clock)
+    owned.push_async_callback(client.close)
+    monitor_urls = [url.strip() for url in settings.nats_monitor_urls.split(",") if url.strip()]
+    await report_sync(client, monitor_urls=monitor_urls, replicas=settings.tier1_replicas)
+    return JetStreamLogStore(client, clock=clock, new_id=new_id, replicas=settings.tier1_replicas)
 
 
 async def _open_objects(settings: SegmentStoreSettings, clock: Clock) -> ObjectStore:

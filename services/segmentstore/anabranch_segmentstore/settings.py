@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, Literal, Self
 
 from anabranch_kit.settings import ServiceSettings
 from pydantic import Field, model_validator
@@ -25,7 +25,23 @@ class SegmentStoreSettings(ServiceSettings):
     advertised_host: str = Field(
         "", description="name by which clients reach this store; empty: the address it listens on"
     )
-    wal_dir: Path = Field(..., description="folder of the write-ahead logs; one running store each")
+    tier1: Literal["file", "jetstream"] = Field(
+        "file",
+        description="where the write-ahead logs are: file, a folder of this host; jetstream, a "
+        "stream of the NATS servers for each container",
+    )
+    wal_dir: Path | None = Field(
+        None,
+        description="folder of the write-ahead logs, required with --tier1 file",
+    )
+    tier1_replicas: int = Field(
+        1, ge=1, le=5, description="NATS servers that keep each log with --tier1 jetstream"
+    )
+    nats_monitor_urls: str = Field(
+        "",
+        description="monitoring ports of the NATS servers, http://host:8222,…: at each start they "
+        "are asked whether the servers sync before they acknowledge (--tier1 jetstream)",
+    )
     tier2_dir: Path | None = Field(
         None, description="folder of a file-system tier 2; this or --tier2-url is required"
     )
@@ -49,6 +65,15 @@ class SegmentStoreSettings(ServiceSettings):
     untiered_mib: int = Field(
         1024, ge=64, description="MiB of a container that may wait for tier 2 before writers wait"
     )
+
+    @model_validator(mode="after")
+    def _folder_for_files(self) -> Self:
+        if self.tier1 == "file" and self.wal_dir is None:
+            raise ValueError(
+                "wal_dir is required: give --wal-dir, the folder of the write-ahead logs, or "
+                "choose --tier1 jetstream"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_tier2(self) -> Self:

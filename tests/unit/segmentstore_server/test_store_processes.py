@@ -25,11 +25,15 @@ START_TIMEOUT_S = 40.0
 class StoreProcess:
     """A store on a free port, with logs and tier 2 in a folder that others share."""
 
-    def __init__(self, member: str, folder: Path, nats_url: str, redis_url: str) -> None:
+    def __init__(
+        self, member: str, folder: Path, nats_url: str, redis_url: str, tier1: str = "file"
+    ) -> None:
         self.member, self.folder = member, folder
         self._command = [sys.executable, "-m", "anabranch_segmentstore", "--member", member]
         self._command += ["--port", "0", "--nats-url", nats_url, "--redis-url", redis_url]
-        self._command += ["--wal-dir", str(folder / "wal"), "--tier2-dir", str(folder / "tier2")]
+        self._command += ["--tier1", tier1, "--tier2-dir", str(folder / "tier2")]
+        if tier1 == "file":
+            self._command += ["--wal-dir", str(folder / "wal")]
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -47,13 +51,17 @@ class StoreProcess:
             self.process = None
 
 
-@pytest.fixture
+@pytest.fixture(params=["file", "jetstream"])
 async def stores(
-    tmp_path: Path, nats_server: Any, valkey_server: Any, redis_registry: RedisRegistry
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    nats_server: Any,
+    valkey_server: Any,
+    redis_registry: RedisRegistry,
 ) -> AsyncIterator[dict[str, StoreProcess]]:
     await redis_registry.set_cluster(ClusterInfo("test", 1))
     started = {
-        name: StoreProcess(name, tmp_path, nats_server.url, valkey_server.url)
+        name: StoreProcess(name, tmp_path, nats_server.url, valkey_server.url, request.param)
         for name in ("store-a", "store-b")
     }
     for store in started.values():
