@@ -52,9 +52,10 @@ def make_store(
     *,
     limits: S3Limits | None = None,
     clock: SystemClock | None = None,
+    multipart: bool = True,
 ) -> S3ObjectStore:
     return S3ObjectStore(
-        parse_s3_url(url),
+        parse_s3_url(url)._replace(multipart=multipart),
         clock=clock or SystemClock(),
         new_id=new_id,
         chance=random.Random(1),
@@ -71,9 +72,10 @@ async def opened(
     proxy: TcpProxy | None = None,
     limits: S3Limits | None = None,
     clock: SystemClock | None = None,
+    multipart: bool = True,
 ) -> AsyncIterator[S3ObjectStore]:
     url = place.url(prefix, port=proxy.port if proxy else None)
-    store = make_store(url, place.credentials, limits=limits, clock=clock)
+    store = make_store(url, place.credentials, limits=limits, clock=clock, multipart=multipart)
     try:
         yield store
     finally:
@@ -140,19 +142,20 @@ async def test_long_objects_go_in_parts_and_come_back_whole(place: S3Place, pref
     assert await uploads_under(place, prefix) == []
 
 
-async def test_concurrent_uploads_have_one_winner(seaweedfs: S3Place, prefix: str) -> None:
+@pytest.mark.parametrize("length_bytes", [1000, 200_000, 7 * MIB])
+async def test_concurrent_creators_of_any_length_have_one_winner(
+    place: S3Place, prefix: str, length_bytes: int
+) -> None:
     """Two workers with one order would replace each other's chunk."""
-    place = seaweedfs  # moto looks first and writes later
-    contents = [[bytes([number]) * (7 * MIB)] for number in range(4)]
-    async with opened(place, prefix, limits=PARTS) as store:
+    contents = [[bytes([number]) * length_bytes] for number in range(6)]
+    async with opened(place, prefix, limits=PARTS, multipart=False) as store:
         outcomes = await asyncio.gather(
             *(store.create("c/long", content) for content in contents), return_exceptions=True
         )
         winners = [number for number, one in enumerate(outcomes) if isinstance(one, ObjectInfo)]
         assert len(winners) == 1
-        assert sum(isinstance(one, ObjectExists) for one in outcomes) == 3
-        assert await store.read("c/long", 0, 7 * MIB) == contents[winners[0]][0]
-    assert await uploads_under(place, prefix) == []
+        assert sum(isinstance(one, ObjectExists) for one in outcomes) == 5
+        assert await store.read("c/long", 0, length_bytes) == contents[winners[0]][0]
 
 
 async def test_listings_go_over_pages(

@@ -20,6 +20,7 @@ URL = "s3://bucket/prefix"
 def test_everything_has_a_place_in_the_url() -> None:
     """Objects would be written to another bucket than the settings name."""
     url = "s3://my-bucket/a/b/?endpoint=https://s3.example:9000&region=eu-1&addressing=virtual"
+    url += "&multipart=yes"
     assert parse_s3_url(url) == S3Location(
         url=url,
         bucket="my-bucket",
@@ -27,6 +28,7 @@ def test_everything_has_a_place_in_the_url() -> None:
         endpoint="https://s3.example:9000",
         region="eu-1",
         addressing="virtual",
+        multipart=True,
     )
 
 
@@ -36,6 +38,7 @@ def test_defaults_suit_aws_and_others() -> None:
     assert (aws.prefix, aws.endpoint, aws.region, aws.addressing) == ("", None, None, "virtual")
     other = parse_s3_url("s3://bucket/?endpoint=http://127.0.0.1:8333")
     assert (other.prefix, other.region, other.addressing) == ("", "us-east-1", "path")
+    assert (aws.multipart, other.multipart) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,8 @@ def test_defaults_suit_aws_and_others() -> None:
         ("s3://bucket?region=a&region=b", "the option 'region' takes one value"),
         ("s3://bucket?endpoint=127.0.0.1:8333", "the endpoint is http://host:port"),
         ("s3://bucket?endpoint=http://me:secret@host", "the endpoint is http://host:port"),
-        ("s3://bucket?addressing=auto", "the addressing is one of path, virtual"),
+        ("s3://bucket?addressing=auto", "addressing is one of path, virtual"),
+        ("s3://bucket?multipart=maybe", "multipart is one of yes, no"),
     ],
 )
 def test_wrong_urls_are_told(url: str, message: str) -> None:

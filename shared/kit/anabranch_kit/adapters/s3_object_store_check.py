@@ -40,7 +40,7 @@ log = structlog.stdlib.get_logger("anabranch.tier2")
 
 
 class Ability(NamedTuple):
-    """`multipart`: a multipart upload can be completed on a condition too.
+    """`multipart`: objects may go in parts: asked for, and completed on a condition too.
 
     `verifies_crc32c`: the store refuses bytes that do not have the checksum sent with them.
     """
@@ -70,7 +70,7 @@ async def find_abilities(requests: S3Requests, token: str) -> Ability:
         try:
             await _refuses_second_creator(requests, named)
             return Ability(
-                multipart=await _completes_conditionally(requests, named),
+                multipart=location.multipart and await _completes_conditionally(requests, named),
                 verifies_crc32c=await _verifies(requests, checked),
             )
         finally:

@@ -1,6 +1,10 @@
 """Where an S3 tier 2 is, and who we are there.
 
-    s3://bucket/prefix?endpoint=https://host:port&region=name&addressing=path|virtual
+    s3://bucket/prefix?endpoint=https://host:port&region=name&addressing=path|virtual&multipart=yes|no
+
+Long objects go in parts only when the store is AWS or the URL says so: some stores look whether
+the name is free, and join the parts later, so that several uploads to one name can all win. A
+check cannot rule that out, for the moment between the two is short.
 
 The URL is logged and shows in `ps`, so it holds no secret. Credentials come from
 ANABRANCH_S3_ACCESS_KEY_ID, ANABRANCH_S3_SECRET_ACCESS_KEY and ANABRANCH_S3_SESSION_TOKEN, else
@@ -24,8 +28,8 @@ SESSION_TOKEN_VARIABLE: Final = "ANABRANCH_S3_SESSION_TOKEN"  # noqa: S105 - a v
 
 # Keys have 1024 bytes; object names of ours take up to 512.
 PREFIX_LENGTH_MAX: Final = 256
-OPTIONS: Final = ("endpoint", "region", "addressing")
-ADDRESSINGS: Final = ("path", "virtual")
+OPTIONS: Final = ("endpoint", "region", "addressing", "multipart")
+CHOICES: Final = {"addressing": ("path", "virtual"), "multipart": ("yes", "no")}
 # What stores that are not AWS expect in a signature when they were not told another.
 REGION_OF_ENDPOINTS: Final = "us-east-1"
 
@@ -42,6 +46,7 @@ class S3Location(NamedTuple):
     endpoint: str | None
     region: str | None
     addressing: str
+    multipart: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,7 @@ def parse_s3_url(url: str) -> S3Location:
         endpoint=endpoint,
         region=options.get("region", REGION_OF_ENDPOINTS if endpoint else None),
         addressing=options.get("addressing", "path" if endpoint else "virtual"),
+        multipart=options.get("multipart", "no" if endpoint else "yes") == "yes",
     )
 
 
@@ -116,6 +122,7 @@ def _options(url: str, query: str) -> dict[str, str]:
     endpoint = urlsplit(options.get("endpoint", "http://none"))
     if endpoint.scheme not in ("http", "https") or not endpoint.hostname or "@" in endpoint.netloc:
         raise UnsupportedObjectStore(told, "the endpoint is http://host:port or https://host:port")
-    if options.get("addressing", "path") not in ADDRESSINGS:
-        raise UnsupportedObjectStore(told, f"the addressing is one of {', '.join(ADDRESSINGS)}")
+    for name, choices in CHOICES.items():
+        if options.get(name, choices[0]) not in choices:
+            raise UnsupportedObjectStore(told, f"{name} is one of {', '.join(choices)}")
     return options
