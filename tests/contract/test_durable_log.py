@@ -232,7 +232,8 @@ async def test_two_openers_at_once_have_different_epochs(open_log: OpenLog) -> N
     await open_log()
     results = await asyncio.gather(*(open_log() for _ in range(4)), return_exceptions=True)
     logs = [result for result in results if not isinstance(result, BaseException)]
-    assert all(isinstance(r, LogFenced) for r in results if isinstance(r, BaseException))
+    errors = [result for result in results if isinstance(result, BaseException)]
+    assert all(isinstance(error, LogFenced) for error in errors), errors
     assert len({log.epoch for log in logs}) == len(logs) >= 1
     outcomes = await asyncio.gather(*(log.append([b"x"]) for log in logs), return_exceptions=True)
     assert sum(not isinstance(outcome, BaseException) for outcome in outcomes) == 1

@@ -60,7 +60,12 @@ class Program:
         self._process.stdin.close()
 
     def assert_alive(self) -> None:
-        assert self._process.poll() is None, "".join(self._errors)[-3000:]
+        if self._process.poll() is not None:
+            self._threads[1].join()  # the last words are in by then
+            raise AssertionError(
+                f"ended with {self._process.returncode} after {self.lines[-1:]}\n"
+                f"{self.errors()[-3000:]}"
+            )
 
     def errors(self) -> str:
         return "".join(self._errors)
