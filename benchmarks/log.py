@@ -1,6 +1,6 @@
 """Tier 1 side by side: FileLog, JetStreamLog, and bare JetStream publishes of the same frames.
 
-    python benchmarks/log.py [--seconds 1.5] [--rounds 3] [--frames-in-flight 4]
+    python benchmarks/log.py [--seconds 1.5] [--rounds 3] [--frames-in-flight 8]
 
 One server with `sync_interval: always`, started for the run; every frame is durable before it
 counts. The order changes from round to round, medians are printed. All frames are read back and
@@ -176,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=1.5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--frames-in-flight", type=int, default=4)
+    parser.add_argument("--frames-in-flight", type=int, default=8)
     parser.add_argument("--directory", help="of the file log; the default is the system's")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     asyncio.run(run(parser.parse_args()))

@@ -45,7 +45,7 @@ FRAME_BYTES_MAX: Final = 32 * 1024 * 1024  # the longest append (16 MiB) and wha
 LEASE_S: Final = 3.0  # that of a member in the registry
 MARGIN_S: Final = 1.0  # a host asks `check_owner` twice a second; clocks do not run alike
 SILENCE_CHECK_S: Final = 0.1
-FRAMES_IN_FLIGHT_MAX: Final = 4  # one syncs, one travels, one is acknowledged, one is gathered
+FRAMES_IN_FLIGHT_MAX: Final = 8  # small ones wait for round trips more than for the disk
 
 log = structlog.stdlib.get_logger("anabranch.log")
 

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import Final, NamedTuple
 
 NOTES_MAX: Final = 131_072  # 16 bytes each
-CACHED_BYTES_MAX: Final = 24 * 1024 * 1024  # per log: two or three of the longest messages
+CACHED_BYTES_MAX: Final = 24 * 1024 * 1024  # per log: some two dozen of the longest messages
 
 
 class Between(NamedTuple):

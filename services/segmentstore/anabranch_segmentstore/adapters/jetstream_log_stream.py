@@ -29,7 +29,7 @@ from anabranch_segmentstore.ports import ContainerId, LogFailed
 
 EXPECTED_HEADER: Final = "Nats-Expected-Last-Sequence"
 HEADERS_RESERVED_BYTES: Final = 256  # of max_payload, which counts headers too
-MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024  # longer ones make nothing faster
+MESSAGE_BYTES_MAX: Final = 1024 * 1024  # longer ones are slower (benchmarks/log.py), also to read
 BODY_BYTES_MIN: Final = 4096  # a server that takes less is not set up for us
 REQUEST_TIMEOUT_S: Final = 3.0
 READ_TIMEOUT_S: Final = 5.0
