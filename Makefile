@@ -15,10 +15,10 @@ export UV_PYTHON_DOWNLOADS = never
 export UV_COMPILE_BYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types contracts check format bench lock stubs clean
+.PHONY: help setup run test test-java test-samples lint types contracts check format bench lock stubs clean
 
 help:  ## List the verbs
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## Install everything into .venv (uv comes from PyPI when it is missing)
 
@@ -38,6 +38,12 @@ run: setup  ## Start a cluster, replay a night of taxi rides, draw the heat map
 
 test: setup  ## Run all tests (PYTEST_ARGS="-k name" narrows them)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-java: setup  ## Run our programs on the official Java client (needs Maven; NAMES="events tables" narrows them)
+	$(BIN)/python tests/compat/run_java.py programs $(NAMES)
+
+test-samples: setup  ## Run Pravega's own HelloWorld samples (SAMPLES_DIR=their checkout)
+	$(BIN)/python tests/compat/run_java.py samples $(or $(SAMPLES_DIR),$(error say where they are: SAMPLES_DIR=folder))
 
 lint: setup  ## Check style and formatting
 	$(BIN)/ruff check .
