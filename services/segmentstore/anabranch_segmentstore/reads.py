@@ -150,7 +150,7 @@ class SegmentReader:
             if _is_gone(segment, start):
                 return b""
             self._cache.put(self.key(segment), block_start, block, around=start)
-            return block[start - block_start :]
+            return block[start - block_start : end - block_start]
 
     async def _read_log(self, extent: Extent, start: int, end: int) -> bytes:
         place = extent.place

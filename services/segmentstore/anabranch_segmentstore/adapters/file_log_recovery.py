@@ -160,9 +160,12 @@ class _Reader:
         try:
             return self._firsts(paths, last_may_be_broken=True)
         except LogDamaged:
-            if len(paths) > 1 or self._was_established(epoch, paths[0]):
+            if len(paths) > 1:
                 raise
-            return []
+            if not self._was_established(epoch, paths[0]):
+                return []
+        # Damage, or a take-over that runs right now has written it between the two looks.
+        return self._firsts(paths, last_may_be_broken=True)
 
     def dead_trims(self, epoch: int) -> list[tuple[Path, int]]:
         """What a take-over that died had preallocated: its files stay, but not the zeros."""
