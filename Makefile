@@ -15,7 +15,7 @@ export UV_PYTHON_DOWNLOADS = never
 export UV_COMPILE_BYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-java test-samples lint types contracts check format bench lock stubs clean
+.PHONY: help setup run test test-java test-samples lint types contracts check format bench simulate lock stubs clean
 
 help:  ## List the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ format: setup  ## Format the code and mend what ruff can mend
 
 bench: setup  ## Measure writes with fsync beside what the disk does alone
 	$(BIN)/python benchmarks/write.py
+
+simulate: setup  ## Run the services in virtual time from seeds (SEEDS=1000, or SEED=n to replay one)
+	$(BIN)/python -m anabranch_testkit.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200))
 
 lock: | $(UV)  ## Make requirements.lock anew (versions and hashes, no address)
 	$(UV) lock --quiet
