@@ -10,7 +10,7 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -38,6 +38,7 @@ from anabranch_controller.adapters.members import RegistryMembers
 from anabranch_controller.adapters.segment_stores import LocateForClient, WireSegmentStores
 from anabranch_controller.cluster import ContainersFixed, join_cluster
 from anabranch_controller.core import ControllerCore
+from anabranch_controller.duty import Duty
 from anabranch_controller.entrypoints.commands import serve_scale_commands
 from anabranch_controller.entrypoints.grpc_server import GrpcServer
 from anabranch_controller.entrypoints.grpc_service import GrpcService
@@ -45,6 +46,7 @@ from anabranch_controller.entrypoints.rest_server import RestServer
 from anabranch_controller.feed import FeedProjector
 from anabranch_controller.locator import Locator
 from anabranch_controller.placement import Placement
+from anabranch_controller.retention import Retention
 from anabranch_controller.settings import WILDCARDS, ControllerSettings
 
 if TYPE_CHECKING:
@@ -97,6 +99,7 @@ async def serve(settings: ControllerSettings, stop: asyncio.Event) -> None:
                     locator.run(),
                     _placement(ground, member, clock).run(),
                     _projector(ground, member, clock).run(),
+                    _retention(settings, ground, member, core).run(),
                     keep_announced(ground.registry, member, clock=clock),
                 )
             ]
@@ -186,6 +189,29 @@ def _projector(ground: _Ground, member: Member, clock: Clock) -> FeedProjector:
         holder=member.incarnation,
         source=f"anabranch://{ground.cluster.cluster_id}",
         clock=clock,
+    )
+
+
+def _retention(
+    settings: ControllerSettings, ground: _Ground, member: Member, core: ControllerCore
+) -> Duty:
+    retention = Retention(core.context, period_s=settings.retention_period_s)
+    return _duty("retention", retention.run, ground, member, core)
+
+
+def _duty(
+    name: str,
+    work: Callable[[], Coroutine[None, None, None]],
+    ground: _Ground,
+    member: Member,
+    core: ControllerCore,
+) -> Duty:
+    async def when_ready() -> None:
+        await core.ready.wait()
+        await work()
+
+    return Duty(
+        name, when_ready, ground.registry, holder=member.incarnation, clock=core.context.clock
     )
 
 

@@ -71,6 +71,11 @@ class ControllerCore(
         )
         self.ready = asyncio.Event()
 
+    @property
+    def context(self) -> Context:
+        """For services beside the calls: retention and watermarks."""
+        return self._ctx
+
     async def run(self) -> None:
         """Fold the log, then serve and finish what is open, until cancelled.
 

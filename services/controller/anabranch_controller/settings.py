@@ -40,6 +40,11 @@ class ControllerSettings(ServiceSettings):
         le=CONTAINERS_MAX,
         description="segment containers; fixed when the cluster is created",
     )
+    retention_period_s: float = Field(
+        1800.0,
+        gt=0,
+        description="how often retention policies are applied to streams, seconds",
+    )
     replicas: int = Field(
         1, ge=1, le=5, description="copies that NATS keeps of the event log and the feed"
     )

@@ -189,6 +189,15 @@ class SubscriberCutUpdated(DomainEvent, frozen=True, tag=True):
     updated_ms: int
 
 
+class RetentionCutRecorded(DomainEvent, frozen=True, tag=True):
+    """The tail of a stream that has a retention policy, once a period. `size_bytes` is all
+    that was ever written before it."""
+
+    cut: tuple[tuple[int, int], ...]
+    recorded_ms: int
+    size_bytes: int
+
+
 class WriterTimestampNoted(DomainEvent, frozen=True, tag=True):
     """`timestamp` is the writer's own time, in whatever unit it likes."""
 
@@ -231,6 +240,7 @@ StreamEvent = (
     | SubscriberSet
     | SubscriberRemoved
     | SubscriberCutUpdated
+    | RetentionCutRecorded
     | WriterTimestampNoted
     | WriterRemoved
     | WorkTakenOver

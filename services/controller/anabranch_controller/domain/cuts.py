@@ -10,7 +10,7 @@ highest creation epoch in the cut, that still has that segment (reference, 4.5).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from anabranch_events.bus import KeyRange
@@ -183,6 +183,27 @@ def compare(
     if before and after:
         return "overlaps"
     return "before" if before else "equal-or-after"
+
+
+def lowest(epochs: Epochs, positions: Iterable[Cut]) -> dict[int, int]:
+    """The earliest of several positions, key by key; empty when there is none.
+
+    Raises UnknownSegment. Valid positions give a valid one.
+    """
+    divided = [(cut, _pieces(epochs, cut).ordered) for cut in positions if cut]
+    borders = sorted({piece.low for _, pieces in divided for piece in pieces})
+    places = [0] * len(divided)
+    result: dict[int, int] = {}
+    for low in borders:
+        here: list[tuple[int, int]] = []
+        for index, (cut, pieces) in enumerate(divided):
+            while pieces[places[index]].high <= low:
+                places[index] += 1
+            identity = pieces[places[index]].id
+            here.append((identity, cut[identity]))
+        identity, offset = min(here)
+        result[identity] = min(offset, result.get(identity, offset))
+    return result
 
 
 def between(epochs: Epochs, current: int, start: Cut, end: Cut) -> dict[int, SegmentRange]:

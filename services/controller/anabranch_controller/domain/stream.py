@@ -20,6 +20,7 @@ from anabranch_events.domain import (
     CommitStarted,
     DeleteStarted,
     EpochAppended,
+    RetentionCutRecorded,
     RollingEpochsAppended,
     ScaleCompleted,
     ScaleStarted,
@@ -43,7 +44,7 @@ from anabranch_events.domain import (
 )
 from anabranch_events.model import SegmentRange, StreamConfig
 
-from anabranch_controller.domain import cuts
+from anabranch_controller.domain import cuts, retention
 from anabranch_controller.domain.history import (
     Epoch,
     Epochs,
@@ -52,6 +53,7 @@ from anabranch_controller.domain.history import (
     ordered,
 )
 from anabranch_controller.domain.key_ranges import splits_and_merges
+from anabranch_controller.domain.retention import RetentionCut
 
 Stage = Literal["creating", "active", "sealing", "sealed", "deleting", "deleted"]
 
@@ -122,6 +124,7 @@ class Stream(msgspec.Struct, frozen=True):
     truncation: Truncation = Truncation()
     last_sizes: dict[int, int] = {}
     subscribers: dict[str, Subscriber] = {}
+    retention_cuts: tuple[RetentionCut, ...] = ()
     writers: dict[str, WriterMark] = {}
     updates_count: int = 0
     truncations_count: int = 0
@@ -169,6 +172,10 @@ def evolve(stream: Stream | None, event: StreamEvent, *, by: str) -> Stream:
             return msgspec.structs.replace(stream, subscribers=_subscribers(stream, event))
         case WriterTimestampNoted() | WriterRemoved():
             return msgspec.structs.replace(stream, writers=_writers(stream, event))
+        case RetentionCutRecorded(cut=cut, recorded_ms=recorded_ms, size_bytes=size):
+            new = RetentionCut(dict(cut), recorded_ms, size)
+            recorded = retention.added(stream.retention_cuts, new)
+            return msgspec.structs.replace(stream, retention_cuts=recorded)
         case _:
             return msgspec.structs.replace(_changed(stream, event), owner=by)
 
@@ -211,8 +218,7 @@ def _changed(stream: Stream, event: _Change) -> Stream:
             return replace(stream, work=OpenUpdate(config))
         case UpdateCompleted():
             assert isinstance(stream.work, OpenUpdate), "only an open update completes"
-            count = stream.updates_count + 1
-            return replace(stream, config=stream.work.config, work=None, updates_count=count)
+            return _updated(stream, stream.work.config)
         case TruncationStarted(cut=cut, to_delete=to_delete):
             return replace(stream, work=OpenTruncation(dict(cut), to_delete))
         case TruncationCompleted():
@@ -303,6 +309,18 @@ def _committed(stream: Stream, sizes: dict[int, int]) -> Stream:
     return msgspec.structs.replace(stream, epochs=epochs, current=newest, work=None)
 
 
+def _updated(stream: Stream, config: StreamConfig) -> Stream:
+    """Without a retention policy no cut is recorded, and old ones would soon lie."""
+    kept = stream.retention_cuts if config.retention is not None else ()
+    return msgspec.structs.replace(
+        stream,
+        config=config,
+        work=None,
+        updates_count=stream.updates_count + 1,
+        retention_cuts=kept,
+    )
+
+
 def _truncated(stream: Stream) -> Stream:
     work = stream.work
     assert isinstance(work, OpenTruncation), "only an open truncation completes"
@@ -319,6 +337,7 @@ def _truncated(stream: Stream) -> Stream:
         truncation=truncation,
         work=None,
         truncations_count=stream.truncations_count + 1,
+        retention_cuts=retention.after_truncation(stream.epochs, stream.retention_cuts, work.cut),
     )
 
 
@@ -351,6 +370,14 @@ def _writers(stream: Stream, event: WriterTimestampNoted | WriterRemoved) -> dic
         case _:
             assert_never(event)
     return writers
+
+
+def bytes_before(stream: Stream, cut: cuts.Cut) -> int:
+    """What lies before a cut that the stream has not been truncated beyond."""
+    passed = stream.truncation
+    between = cuts.between(stream.epochs, stream.current, passed.cut, cut)
+    size = cuts.size_between(stream.epochs, stream.last_sizes, between, passed.cut, cut)
+    return passed.bytes_before + size
 
 
 def next_numbers_start(stream: Stream) -> int:
