@@ -38,17 +38,22 @@ from anabranch_segmentstore.domain.tables import FIXED_KEY_LENGTH_MAX
 
 
 def judge_append(state: ContainerState, append: Append, writer: AttributeId) -> Segment:
-    """The segment that takes the append. In the order of wire-protocol.md 3.8: sealed outranks
-    the writer's number, and that outranks the offset."""
+    """The segment that takes the append.
+
+    In the order of wire-protocol.md 3.8, sealed outranks the writer's number, and that outranks
+    the offset; but for a connection that does not know what an older one of its writer stored
+    here after its own set-up. Told that the segment is sealed it would send that again to the
+    successors. So it is told to ask anew, and hears of the seal then (faults F1).
+    """
     name = append.segment
     segment = state.segments.get(name)
     if segment is None:
         raise NoSuchSegment(name)
-    if segment.is_sealed:
+    stored = segment.last_event(writer)
+    if segment.is_sealed and append.after >= stored:
         raise SegmentSealed(name)
     if segment.table is not None:
         raise IsATable(name)
-    stored = segment.last_event(writer)
     # Equal, not "greater": a resent block can reach past what a dying connection just stored.
     if append.after != stored or append.number <= stored or writer.startswith(CORE_PREFIX):
         raise StaleWriter(name, append.after, append.number, stored)
