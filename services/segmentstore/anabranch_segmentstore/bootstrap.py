@@ -200,7 +200,9 @@ def _bind(settings: SegmentStoreSettings) -> socket.socket:
     """Before anything slow, so that a taken port is said at once. Clients that come early wait
     in the queue of the kernel."""
     try:
-        return socket.create_server((settings.host, settings.port), backlog=BACKLOG)
+        return socket.create_server(
+            (settings.host, settings.port), backlog=BACKLOG, reuse_port=settings.share_port
+        )
     except OSError as error:
         raise CannotStart(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. "

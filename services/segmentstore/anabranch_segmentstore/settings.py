@@ -22,6 +22,10 @@ class SegmentStoreSettings(ServiceSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(12345, ge=0, le=65535, description="port to listen on; 0: any free one")
+    share_port: bool = Field(
+        False,
+        description="listen with SO_REUSEPORT, for a supervisor that holds the port meanwhile",
+    )
     advertised_host: str = Field(
         "", description="name by which clients reach this store; empty: the address it listens on"
     )
