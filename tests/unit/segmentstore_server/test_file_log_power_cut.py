@@ -112,6 +112,15 @@ class PowerCutFiles(LocalFiles):
             raise Dead
         self._count()
 
+    def rewrite(self, path: Path, data: bytes) -> None:
+        descriptor = os.open(path, os.O_WRONLY)
+        self.paths[descriptor] = path
+        try:
+            self.write(descriptor, [data], 0)
+            self.sync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def sync(self, descriptor: int) -> None:
         self._count()
         path = self.paths[descriptor]

@@ -65,6 +65,15 @@ class LocalFiles:
             offset += written
             waiting[: len(batch)] = _rest(batch, written)
 
+    def rewrite(self, path: Path, data: bytes) -> None:
+        """Put `data` at the beginning of an existing file, and sync that."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            self.write(descriptor, [data], 0)
+            self.sync(descriptor)
+        finally:
+            self.close(descriptor)
+
     def read(self, descriptor: int, length: int, offset: int) -> bytes:
         """Up to `length` bytes; fewer only at the end of the file."""
         first = os.pread(descriptor, length, offset)

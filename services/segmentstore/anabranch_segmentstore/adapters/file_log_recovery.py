@@ -67,7 +67,8 @@ class TailFrame(NamedTuple):
 
 class Recovered(NamedTuple):
     """`position` is the last frame's before the tail; `end` the sequence where the tail begins
-    in `epoch` (0: the log is new). `trims` are files with nothing but zeros behind a length."""
+    in `epoch` (0: the log is new). `trims` are files with nothing but zeros behind a length.
+    `unproven` is the first file of `epoch` when no record says that its first one is durable."""
 
     files: list[LogFile]
     epoch: int
@@ -77,6 +78,7 @@ class Recovered(NamedTuple):
     snapshot: int
     truncated_before: int
     trims: list[tuple[Path, int]]
+    unproven: Path | None = None
 
 
 @dataclass(slots=True)
@@ -148,6 +150,7 @@ class _Reader:
             snapshot=scan.snapshot,
             truncated_before=scan.truncated_before,
             trims=[(last.path, scan.end_offset)] if scan.rest_is_zero else [],
+            unproven=None if _is_proven(log_files, scan) else last.path,
         )
 
     # --- Which epochs count ---
@@ -320,6 +323,12 @@ class _Reader:
 
     def _damaged(self, path: Path, offset: int, reason: str) -> LogDamaged:
         return LogDamaged(self._container, str(path), offset, reason)
+
+
+def _is_proven(log_files: Sequence[LogFile], scan: _Scan) -> bool:
+    """Whether a record was written after the epoch's first one was synced: any but the copies
+    of the predecessor's tail, which come before it."""
+    return len(log_files) > 1 or scan.last.sequence >= log_files[0].header.synced_end
 
 
 def _check_follows(before: Header, header: Header) -> None:

@@ -150,6 +150,7 @@ class Writer:
         self._files.sync_directory(self._directory)
         self.position = recovered.position
         self.snapshot, self.truncated_before = recovered.snapshot, recovered.truncated_before
+        self._confirm(recovered)
         path = directory / file_name(0)
         self._descriptor = self._files.create(path)
         try:
@@ -160,6 +161,19 @@ class Writer:
             self._files.close(self._descriptor)
             raise
         self.log_files = [*recovered.files, file]
+
+    def _confirm(self, recovered: Recovered) -> None:
+        """Make sure that the record which this epoch builds on is on the disk. Its writer may
+        have died after writing it and before its sync, and after a failed sync its page may
+        count as clean: so it is written again."""
+        if recovered.unproven is None:
+            return
+        descriptor = self._files.open(recovered.unproven)
+        try:
+            record = self._files.read(descriptor, FIRST_RECORD_BYTES, 0)
+        finally:
+            self._files.close(descriptor)
+        self._files.rewrite(recovered.unproven, record)
 
     def _establish(self, path: Path, recovered: Recovered) -> LogFile:
         tail = recovered.tail

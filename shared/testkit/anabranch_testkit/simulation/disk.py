@@ -289,6 +289,12 @@ class SimulatedFiles(LocalFiles):
         self._pass()
         node.write(data[middle:], offset + middle)
 
+    def rewrite(self, path: Path, data: bytes) -> None:
+        descriptor = self.open(path)
+        self.write(descriptor, [data], 0)
+        self.sync(descriptor)
+        self.close(descriptor)
+
     def read(self, descriptor: int, length: int, offset: int) -> bytes:
         return bytes(self._node(descriptor).cached[offset : offset + length])
 

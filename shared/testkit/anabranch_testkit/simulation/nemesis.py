@@ -126,6 +126,17 @@ class Nemesis:
             for number in range(self.cluster.sizes.containers):
                 running.process.start(_open_and_leave(self.cluster, running.process, number))
 
+    async def die_in_take_over(self) -> None:
+        """Owners die at some step of a take-over, a while later the power goes (F12, F35)."""
+        await self.take_over_twice()
+        await self.process.sleep(self.chance.uniform(0.0, 0.03))
+        for name in self.cluster.store_names:
+            self.cluster.stores[name].process.kill()
+            self.cluster.start_store(name)
+        await self.process.sleep(self.chance.choice((0.02, 0.5)))
+        if self.chance.random() < 0.7:
+            await self.power_cut()
+
     async def cut(self) -> None:
         network = self.cluster.loop.network
         ends = [end for end in network.ends if end.process.name not in self.cluster.stores]
@@ -289,6 +300,7 @@ KINDS: Final[dict[str, Trouble]] = {
         "stop_store",
         "move",
         "take_over_twice",
+        "die_in_take_over",
         "cut",
         "cut_servers",
         "block",
@@ -312,7 +324,7 @@ KINDS: Final[dict[str, Trouble]] = {
 
 PROFILES: Final[dict[str, list[str]]] = {
     "crashes": ["kill_store", "kill_all", "cut", "late", "move"],
-    "power": ["power_cut", "kill_store", "fail_sync", "disk_slow", "cut"],
+    "power": ["die_in_take_over", "power_cut", "kill_store", "fail_sync", "disk_slow", "cut"],
     "zombies": ["stop_store", "move", "partition", "wipe_registry", "take_over_twice", "late"],
     "network": ["cut", "cut_servers", "block", "late"],
     "disk": ["fail_sync", "disk_full", "disk_slow", "power_cut", "kill_store"],

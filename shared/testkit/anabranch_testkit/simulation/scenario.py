@@ -27,6 +27,7 @@ from anabranch_testkit.simulation.clients import (
     Writer,
 )
 from anabranch_testkit.simulation.cluster import Cluster, Sizes
+from anabranch_testkit.simulation.damage import damage_and_look
 from anabranch_testkit.simulation.loop import (
     PROCESS,
     Process,
@@ -37,7 +38,8 @@ from anabranch_testkit.simulation.loop import (
 from anabranch_testkit.simulation.nemesis import Nemesis, choose_kinds
 
 TROUBLE_S = (6.0, 25.0)
-QUIET_S_MAX = 120.0  # after the faults have ended everything must be done within this
+DAMAGE_SHARE = 0.3
+QUIET_S_MAX = 240.0  # after the faults have ended everything must be done within this
 LINES_SHOWN = 60
 
 
@@ -109,6 +111,8 @@ class _Scenario:
                 await started
                 await asyncio.gather(*self.clients.values())
                 await self._audit()
+                if self.chance.random() < DAMAGE_SHARE and not self.auditor.violations:
+                    await self._damage()
         except TimeoutError:
             busy = [name for name, task in self.clients.items() if not task.done()]
             waits = f"clients that are not done: {' '.join(busy) or 'none'}"
@@ -197,6 +201,13 @@ class _Scenario:
         self.readers.append(process.start(reader.run(process)))
 
     # --- The end ---
+
+    async def _damage(self) -> None:
+        for task in self.readers:
+            task.cancel()
+        segments = [segment for chain in self.chains for segment in chain.segments]
+        process = Process(self.loop, "damage")
+        await process.start(damage_and_look(self.cluster, process, segments))
 
     async def _audit(self) -> None:
         process = Process(self.loop, "auditor")
