@@ -37,6 +37,7 @@ from anabranch_controller.adapters.jetstream_feed import JetStreamFeed
 from anabranch_controller.adapters.members import RegistryMembers
 from anabranch_controller.adapters.segment_stores import LocateForClient, WireSegmentStores
 from anabranch_controller.cluster import ContainersFixed, join_cluster
+from anabranch_controller.cluster_feed import ClusterWatcher
 from anabranch_controller.core import ControllerCore
 from anabranch_controller.duty import Duty
 from anabranch_controller.entrypoints.commands import serve_scale_commands
@@ -98,7 +99,8 @@ async def serve(settings: ControllerSettings, stop: asyncio.Event) -> None:
                     core.run(),
                     locator.run(),
                     _placement(ground, member, clock).run(),
-                    _projector(ground, member, clock).run(),
+                    _projector(settings, ground, member, clock).run(),
+                    _watcher(ground, member, clock).run(),
                     _retention(settings, ground, member, core).run(),
                     keep_announced(ground.registry, member, clock=clock),
                 )
@@ -181,7 +183,9 @@ def _placement(ground: _Ground, member: Member, clock: Clock) -> Placement:
     return Placement(ground.registry, ground.cluster, holder=member.incarnation, clock=clock)
 
 
-def _projector(ground: _Ground, member: Member, clock: Clock) -> FeedProjector:
+def _projector(
+    settings: ControllerSettings, ground: _Ground, member: Member, clock: Clock
+) -> FeedProjector:
     return FeedProjector(
         ground.store,
         ground.feed,
@@ -189,6 +193,19 @@ def _projector(ground: _Ground, member: Member, clock: Clock) -> FeedProjector:
         holder=member.incarnation,
         source=f"anabranch://{ground.cluster.cluster_id}",
         clock=clock,
+        snapshot_every_s=settings.feed_snapshot_s,
+    )
+
+
+def _watcher(ground: _Ground, member: Member, clock: Clock) -> Duty:
+    watcher = ClusterWatcher(
+        ground.registry,
+        ground.feed,
+        source=f"anabranch://{ground.cluster.cluster_id}",
+        clock=clock,
+    )
+    return Duty(
+        "cluster-feed", watcher.run, ground.registry, holder=member.incarnation, clock=clock
     )
 
 

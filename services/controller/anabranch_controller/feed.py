@@ -12,6 +12,11 @@ drops within its duplicate window; it cannot get lost or change its id. An empty
 that nothing was published within the time for which the feed is kept, so older events are
 not published again.
 
+**Snapshots.** Once an hour each stream is told wholly, so that a listener need not go back to
+its creation. They come from the same fold, between the same messages, so a snapshot stands
+where it belongs among the events; its id is that of the last event that it includes, with the
+number of the hour: `<sequence>-snapshot-<hour>-<part>`.
+
 Streams whose names begin with `_` are internal and do not appear.
 """
 
@@ -25,20 +30,20 @@ import msgspec
 import structlog
 from anabranch_events import domain, feed, subjects
 from anabranch_events.domain import EpochAppended, StreamBatch, TransactionBatch
-from anabranch_events.feed import FeedData
+from anabranch_events.feed import StreamData
 from anabranch_events.model import SegmentRange, StreamConfig
-from anabranch_kit.membership import LEASE_MS
+from anabranch_events.segment_graph import SegmentGraph, snapshot
 from anabranch_kit.ports.bus import BusUnavailable
 from anabranch_kit.ports.clock import Clock
 from anabranch_kit.ports.event_store import EventStore, EventStoreUnavailable, Record
-from anabranch_kit.ports.registry import Registry, RegistryUnavailable
+from anabranch_kit.ports.registry import Registry
+
+from anabranch_controller.duty import Duty
 
 LEASE_NAME: Final = "feed"
-LEASE_REFRESH_S: Final = 1.0
 RETRY_PAUSE_S: Final = 0.5
+SNAPSHOT_EVERY_S: Final = 3600.0
 KEPT_MS: Final = 7 * 24 * 3600 * 1000  # how long the feed is kept; the adapter's max_age
-
-assert LEASE_MS >= 3 * LEASE_REFRESH_S * 1000, "the lease must outlive two missed refreshes"
 
 PROJECTED: Final = (
     feed.StreamCreated,
@@ -91,7 +96,7 @@ class FeedLog(Protocol):
 class Entry(NamedTuple):
     """An event for the feed; `at_ms` is when it happened."""
 
-    data: FeedData
+    data: StreamData
     at_ms: int
 
 
@@ -116,9 +121,16 @@ class FeedProjection:
     def __init__(self) -> None:
         self._streams: dict[str, _Stream] = {}
         self._aborting: dict[str, AbortCause] = {}
+        self.graph = SegmentGraph()
 
     def apply(self, subject: str, payload: bytes) -> list[Entry]:
         """What one message adds to the feed. Raises msgspec.DecodeError for a damaged one."""
+        entries = self._fold(subject, payload)
+        for entry in entries:
+            self.graph.apply(entry.data)
+        return entries
+
+    def _fold(self, subject: str, payload: bytes) -> list[Entry]:
         match domain.decode_batch(subject, payload):
             case StreamBatch() as batch:
                 return [
@@ -300,68 +312,94 @@ class FeedProjector:
         holder: str,
         source: str,
         clock: Clock,
+        snapshot_every_s: float = SNAPSHOT_EVERY_S,
     ) -> None:
         """`source` is the CloudEvents source: which cluster says this."""
-        self._store, self._feed_log, self._registry = store, feed_log, registry
-        self._holder, self._source, self._clock = holder, source, clock
+        self._store, self._feed_log, self._source, self._clock = store, feed_log, source, clock
+        self._snapshot_every_ms = round(snapshot_every_s * 1000)
+        # Two projectors for a moment only repeat each other's ids.
+        self._duty = Duty(LEASE_NAME, self._project_for_ever, registry, holder=holder, clock=clock)
 
     async def run(self) -> None:
         """Project whenever the lease is ours, until cancelled; then give it back."""
-        try:
-            while True:
-                while not await self._holds_lease(before=False):
-                    await self._clock.sleep(LEASE_REFRESH_S)
-                log.info("feed.projecting")
-                async with asyncio.TaskGroup() as group:
-                    work = group.create_task(self._project_for_ever())
-                    while await self._holds_lease(before=True):
-                        await self._clock.sleep(LEASE_REFRESH_S)
-                    work.cancel()
-                log.info("feed.handed_over")
-        finally:
-            await self._release()
-
-    async def _holds_lease(self, *, before: bool) -> bool:
-        """A registry that is away changes nothing: two projectors only repeat each other's ids."""
-        try:
-            return await self._registry.acquire_lease(LEASE_NAME, self._holder, lease_ms=LEASE_MS)
-        except RegistryUnavailable:
-            return before
-
-    async def _release(self) -> None:
-        try:
-            async with asyncio.timeout(LEASE_REFRESH_S):
-                await self._registry.release_lease(LEASE_NAME, self._holder)
-        except (RegistryUnavailable, TimeoutError) as error:
-            log.info("feed.lease_left_to_expire", error=str(error))
+        await self._duty.run()
 
     async def _project_for_ever(self) -> None:
         while True:
             try:
                 await self._project()
-            except (EventStoreUnavailable, BusUnavailable) as error:
-                log.warning("feed.interrupted", error=str(error))
-                await self._clock.sleep(RETRY_PAUSE_S)
+            except* (EventStoreUnavailable, BusUnavailable) as errors:
+                log.warning("feed.interrupted", error="; ".join(map(str, errors.exceptions)))
+            await self._clock.sleep(RETRY_PAUSE_S)
 
     async def _project(self) -> None:
         published = await self._feed_log.newest() or Position(0, -1)
-        oldest_ms = self._clock.now_ms() - KEPT_MS
-        projection = FeedProjection()
-        async for record in self._store.follow():
-            for ordinal, entry in enumerate(_entries(projection, record)):
-                position = Position(record.sequence, ordinal)
-                if position > published and entry.at_ms >= oldest_ms:
-                    await self._publish(position, entry)
+        fold = _Fold(caught_up_at=await self._store.end())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow(fold, published))
+            group.create_task(self._take_snapshots(fold))
 
-    async def _publish(self, position: Position, entry: Entry) -> None:
-        data = entry.data
-        event = feed.cloud_event(
-            data, event_id=position.event_id, source=self._source, at_ms=entry.at_ms
-        )
-        subject = subjects.feed(feed.KINDS[type(data)], data.scope, data.stream)
-        await self._feed_log.publish(
-            subject, msgspec.json.encode(event), event_id=position.event_id
-        )
+    async def _follow(self, fold: _Fold, published: Position) -> None:
+        oldest_ms = self._clock.now_ms() - KEPT_MS
+        async for record in self._store.follow():
+            async with fold.turn:
+                for ordinal, entry in enumerate(fold.entries(record)):
+                    position = Position(record.sequence, ordinal)
+                    if position > published and entry.at_ms >= oldest_ms:
+                        await self._publish(position.event_id, entry.data, entry.at_ms)
+                fold.passed(record.sequence)
+
+    async def _take_snapshots(self, fold: _Fold) -> None:
+        """At every full interval of the wall clock, so that a restart takes no more of them."""
+        await fold.caught_up.wait()
+        while True:
+            now_ms = self._clock.now_ms()
+            number = now_ms // self._snapshot_every_ms + 1
+            await self._clock.sleep((number * self._snapshot_every_ms - now_ms) / 1000)
+            for name in list(fold.projection.graph.streams):
+                async with fold.turn:
+                    await self._snapshot(fold, name, number)
+
+    async def _snapshot(self, fold: _Fold, name: str, number: int) -> None:
+        graph = fold.projection.graph.streams.get(name)
+        if graph is None:
+            return  # deleted while it waited for its turn
+        sequence = fold.told[name]
+        for data in snapshot(graph, sequence=sequence):
+            event_id = f"{sequence}-snapshot-{number}-{data.part}"
+            await self._publish(event_id, data, self._clock.now_ms())
+
+    async def _publish(self, event_id: str, data: StreamData, at_ms: int) -> None:
+        event = feed.cloud_event(data, event_id=event_id, source=self._source, at_ms=at_ms)
+        payload = msgspec.json.encode(event)
+        await self._feed_log.publish(feed.nats_subject(data), payload, event_id=event_id)
+
+
+class _Fold:
+    """What the projector's two tasks share; each changes or reads it in its `turn` only, so
+    that a snapshot never falls between the events of one message."""
+
+    def __init__(self, *, caught_up_at: int) -> None:
+        self.projection = FeedProjection()
+        self.turn = asyncio.Lock()
+        self.caught_up = asyncio.Event()
+        self.told: dict[str, int] = {}  # the last message that changed each stream's graph
+        self._caught_up_at = caught_up_at
+        self.passed(0)
+
+    def entries(self, record: Record) -> list[Entry]:
+        entries = _entries(self.projection, record)
+        for entry in entries:
+            name = f"{entry.data.scope}/{entry.data.stream}"
+            if name in self.projection.graph.streams:
+                self.told[name] = record.sequence
+            else:
+                self.told.pop(name, None)
+        return entries
+
+    def passed(self, sequence: int) -> None:
+        if sequence >= self._caught_up_at:
+            self.caught_up.set()
 
 
 def _entries(projection: FeedProjection, record: Record) -> list[Entry]:

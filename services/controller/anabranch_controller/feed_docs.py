@@ -22,6 +22,7 @@ KINDS_END: Final = "<!-- end of kinds -->"
 EXAMPLE_SOURCE: Final = "anabranch://5f0c1f6e"
 EXAMPLE_MS: Final = 1_774_080_000_000
 
+_INCARNATION: Final = "5d3c6a1be0f24c1c9be1d5f0a4b7c811"
 _SPLIT: Final = SegmentRange(0, 0.0, 0.5)
 _KEPT: Final = SegmentRange(1, 0.5, 1.0)
 _LEFT: Final = SegmentRange(1 << 32 | 2, 0.0, 0.25)
@@ -60,6 +61,47 @@ EXAMPLES: Final[dict[str, feed.FeedData]] = {
     "stream.warning": feed.StreamWarning(
         "city", "rides", "autoscaler", "the tag anabranch.scale.window=soon cannot be read"
     ),
+    "stream.snapshot": feed.StreamSnapshot(
+        scope="city",
+        stream="rides",
+        sequence=4711,
+        epoch=1,
+        config=_CONFIG,
+        is_sealed=False,
+        cut={"1": 1048576, "4294967298": 0},
+        segments=(
+            feed.SegmentSpan(_SPLIT.id, _SPLIT.low, _SPLIT.high, 1),
+            feed.SegmentSpan(_KEPT.id, _KEPT.low, _KEPT.high, None),
+            feed.SegmentSpan(_LEFT.id, _LEFT.low, _LEFT.high, None),
+            feed.SegmentSpan(_RIGHT.id, _RIGHT.low, _RIGHT.high, None),
+        ),
+    ),
+    "segment.tiered": feed.SegmentTiered(
+        container=2,
+        object_name="segments/2/7/19",
+        length_bytes=8388608,
+        ranges_count=1,
+        ranges=(feed.TieredRange("city/rides/0.#epoch.0", 16777216, 8388608),),
+    ),
+    "container.moved": feed.ContainerMoved(
+        container=2,
+        epoch=7,
+        member="segmentstore-1",
+        incarnation=_INCARNATION,
+        before="segmentstore-0",
+    ),
+    "member.joined": feed.MemberJoined(
+        member="segmentstore-1",
+        incarnation=_INCARNATION,
+        role="segmentstore",
+        host="10.0.0.7",
+        port=12345,
+        started_ms=EXAMPLE_MS - 800,
+    ),
+    "member.left": feed.MemberLeft("segmentstore-1", _INCARNATION, "segmentstore"),
+    "tier2.slow": feed.Tier2Slow("segmentstore-1", 2, 1073745920, 1073741824),
+    "tier2.down": feed.Tier2Down("tierer-0", "create", "no answer within 10 s"),
+    "tier2.recovered": feed.Tier2Recovered("tierer-0", None, 42000),
 }
 
 SUMMARIES: Final = {
@@ -71,16 +113,48 @@ SUMMARIES: Final = {
     "stream.deleted": "A stream is gone, with its events.",
     "transaction.aborted": "A transaction was given up; `timeout`: its writer's lease ran out.",
     "stream.warning": "Something about a stream that its owner should mend or know.",
+    "stream.snapshot": "All that was told of a stream so far, every hour: listen from here on.",
+    "segment.tiered": "An object with bytes of segments is in tier 2, and journalled.",
+    "container.moved": "A container is served by another store, or anew by the same one.",
+    "member.joined": "A process of the cluster has started.",
+    "member.left": "A process of the cluster has ended, or was not heard of for its lease.",
+    "tier2.slow": "Tier 2 does not keep up: writers of a container wait.",
+    "tier2.down": "A tierer cannot reach tier 2; data stays in tier 1 meanwhile.",
+    "tier2.recovered": "What `tier2.slow` or `tier2.down` of this member told is over.",
 }
 
 assert set(SUMMARIES) == set(feed.KINDS.values()), "every kind has a summary"
 assert set(EXAMPLES) == set(feed.KINDS.values()), "every kind has an example"
 
 
+_IDS: Final = {
+    "stream.warning": "/anabranch/autoscaler-city/rides-7",
+    "stream.snapshot": "4711-snapshot-492800-0",
+    "segment.tiered": "tiered-segments/2/7/19",
+    "container.moved": "container-2-7",
+    "member.joined": f"joined-{_INCARNATION}",
+    "member.left": f"left-{_INCARNATION}",
+    "tier2.slow": "tier2-2-7-1",
+    "tier2.down": f"tier2-{_INCARNATION}-1",
+    "tier2.recovered": f"tier2-{_INCARNATION}-2",
+}
+_SOURCES: Final = {
+    "stream.warning": "/anabranch/autoscaler",
+    "segment.tiered": "/anabranch/segmentstore-1",
+    "tier2.slow": "/anabranch/segmentstore-1",
+    "tier2.down": "/anabranch/tierer-0",
+    "tier2.recovered": "/anabranch/tierer-0",
+}
+
+
 def example(kind: str) -> dict[str, Any]:
     """One event of a kind, as it arrives."""
-    data = EXAMPLES[kind]
-    event = feed.cloud_event(data, event_id="4711-0", source=EXAMPLE_SOURCE, at_ms=EXAMPLE_MS)
+    event = feed.cloud_event(
+        EXAMPLES[kind],
+        event_id=_IDS.get(kind, "4711-0"),
+        source=_SOURCES.get(kind, EXAMPLE_SOURCE),
+        at_ms=EXAMPLE_MS,
+    )
     decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(event))
     return decoded
 
@@ -98,8 +172,9 @@ def asyncapi() -> dict[str, Any]:
             "title": "Anabranch public feed",
             "version": "1",
             "description": (
-                "What happens to streams, as CloudEvents 1.0 in JSON, one subject per kind and"
-                f" stream, kept for days in the JetStream stream {subjects.FEED_STREAM}."
+                "What happens to streams, members, containers and tier 2, as CloudEvents 1.0 in"
+                " JSON, one subject per kind and thing,"
+                f" kept for days in the JetStream stream {subjects.FEED_STREAM}."
             ),
         },
         "defaultContentType": "application/cloudevents+json",
@@ -119,14 +194,37 @@ def asyncapi() -> dict[str, Any]:
     }
 
 
+_PARAMETERS: Final = {
+    "scope": "name of the scope, a dot in it written as ~",
+    "stream": "name of the stream, a dot in it written as ~",
+    "container": "number of the container",
+    "member": "id of the process, a dot in it written as ~",
+}
+
+
+def _names(kind: str) -> tuple[str, ...]:
+    """What stands behind the kind in the subject."""
+    match EXAMPLES[kind]:
+        case feed.SegmentTiered() | feed.ContainerMoved():
+            return ("container",)
+        case (
+            feed.MemberJoined()
+            | feed.MemberLeft()
+            | feed.Tier2Slow()
+            | feed.Tier2Down()
+            | feed.Tier2Recovered()
+        ):
+            return ("member",)
+        case _:
+            return ("scope", "stream")
+
+
 def _channel(kind: str) -> dict[str, Any]:
+    names = _names(kind)
     return {
-        "address": f"{subjects.feed(kind)}.{{scope}}.{{stream}}",
+        "address": ".".join([subjects.feed(kind), *(f"{{{name}}}" for name in names)]),
         "messages": {kind: {"$ref": f"#/components/messages/{kind}"}},
-        "parameters": {
-            "scope": {"description": "name of the scope, a dot in it written as ~"},
-            "stream": {"description": "name of the stream, a dot in it written as ~"},
-        },
+        "parameters": {name: {"description": _PARAMETERS[name]} for name in names},
     }
 
 
@@ -138,9 +236,9 @@ def _message(kind: str, data: dict[str, Any]) -> dict[str, Any]:
         "properties": {
             "specversion": {"const": feed.SPEC_VERSION},
             "id": text | {"description": "unique for this source; repeated when repeated"},
-            "source": text | {"description": "the cluster that tells it"},
+            "source": text | {"description": "the cluster, or the process, that tells it"},
             "type": {"const": feed.TYPE_PREFIX + kind},
-            "subject": text | {"description": "scope/stream"},
+            "subject": text | {"description": "/".join(_names(kind))},
             "time": text | {"format": "date-time"},
             "datacontenttype": {"const": "application/json"},
             "data": data,
@@ -165,13 +263,17 @@ def kinds_text() -> str:
             "",
             f"### {kind}",
             "",
-            f"{SUMMARIES[kind]} Subject `{subjects.feed(kind)}.<scope>.<stream>`.",
+            f"{SUMMARIES[kind]} Subject `{_subject(kind)}`.",
             "",
             "```json",
             _laid_out(example(kind)),
             "```",
         ]
     return "\n".join([*parts, "", KINDS_END])
+
+
+def _subject(kind: str) -> str:
+    return ".".join([subjects.feed(kind), *(f"<{name}>" for name in _names(kind))])
 
 
 def with_kinds(page: str) -> str:

@@ -45,6 +45,9 @@ class ControllerSettings(ServiceSettings):
         gt=0,
         description="how often retention policies are applied to streams, seconds",
     )
+    feed_snapshot_s: float = Field(
+        3600.0, gt=0, description="how often each stream is told wholly on the feed, seconds"
+    )
     replicas: int = Field(
         1, ge=1, le=5, description="copies that NATS keeps of the event log and the feed"
     )

@@ -4,7 +4,8 @@ Names of scopes and streams may hold dots, which separate tokens in NATS, so a d
 name travels as `~` (no name may hold a tilde: reference controller.md, 2.4).
 
     anabranch.events.<aggregate>…    the controller's event log (ANABRANCH_EVENTS)
-    anabranch.feed.<kind>.<scope>.<stream>   the public feed (ANABRANCH_FEED)
+    anabranch.feed.<kind>.<scope>.<stream>   the public feed (ANABRANCH_FEED); also
+    anabranch.feed.<kind>.<container>        and .<member>, by kind
     anabranch.tiering.…              work for the tierers (ANABRANCH_TIERING)
     anabranch.load.<store>           load reports, not kept
     anabranch.rates.<scope>.<stream> rates per segment for people to watch, not kept
@@ -90,8 +91,7 @@ def chunk_reports(container: int) -> str:
     return f"anabranch.container.{container}.chunk"
 
 
-def feed(kind: str, scope: str = "", stream: str = "") -> str:
-    """`kind` is dotted ("stream.scaled"); cluster-wide kinds name neither scope nor stream."""
-    parts = [f"anabranch.feed.{kind}"]
-    parts += [token(name) for name in (scope, stream) if name]
-    return ".".join(parts)
+def feed(kind: str, *names: str) -> str:
+    """`kind` is dotted ("stream.scaled"); the names say what it is about: scope and stream, a
+    container's number, or a member."""
+    return ".".join([f"anabranch.feed.{kind}", *map(token, names)])

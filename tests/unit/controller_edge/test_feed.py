@@ -300,3 +300,35 @@ async def test_feed_that_cannot_be_reached_says_so(nats_client: Client) -> None:
         await log.newest()
     with pytest.raises(BusUnavailable):
         await log.publish(subjects.feed("stream.sealed", "s", "x"), b"{}", event_id="1-0")
+
+
+async def test_each_stream_is_told_wholly_at_every_full_hour() -> None:
+    """Who comes late, or lost some of it, would never know a stream's segments again."""
+    clock, store, log = FakeClock(now_ms=NOW_MS), MemoryEventStore(), MemoryFeed()
+    await _append(store, _created())
+    await _append(store, _batch(SCALE_STARTED, EPOCH, SCALE_COMPLETED))
+    projector = FeedProjector(
+        store,
+        log,
+        MemoryRegistry(clock),
+        holder="a",
+        source="anabranch://test",
+        clock=clock,
+        snapshot_every_s=3600,
+    )
+    # NOW_MS is 800 s past the hour 472222.
+    async with _running(projector):
+        await eventually(lambda: log.ids == ["1-0", "2-0"])
+        await clock.advance(2799.0)
+        assert log.ids == ["1-0", "2-0"], "not before the hour is full"
+        await clock.advance(2.0)
+        await eventually(lambda: log.ids[2:] == ["2-snapshot-472223-0"])
+        await clock.advance(3600.0)
+        await eventually(lambda: log.ids[3:] == ["2-snapshot-472224-0"])
+    _, subject, event = log.published[-1]
+    assert subject == "anabranch.feed.stream.snapshot.city.rides"
+    assert event["data"]["segments"] == [
+        [0, 0.0, 1.0, 1],
+        [LEFT.id, 0.0, 0.5, None],
+        [RIGHT.id, 0.5, 1.0, None],
+    ]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+import msgspec
 import nats.errors
 import nats.js.errors
+import structlog
 from anabranch_events import feed, subjects
 from anabranch_kit.adapters.jetstream_provision import describe, ensure_stream
 from anabranch_kit.ports.bus import BusUnavailable
 from anabranch_kit.ports.clock import Clock
 from nats.aio.client import Client
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import DiscardPolicy, RawStreamMsg, RetentionPolicy, StorageType, StreamConfig
 
 from anabranch_controller.feed import KEPT_MS, PROJECTED, Position
 
@@ -21,6 +23,8 @@ NO_MESSAGE_FOUND: Final = 10037
 DUPLICATE_WINDOW_S: Final = 3600.0  # longer than a crash and a take-over; ids are small
 BYTES_MAX: Final = 1024 * 1024 * 1024  # some two million events; the oldest go first
 TIMEOUT_S: Final = 5.0
+
+log = structlog.stdlib.get_logger("anabranch.feed")
 
 
 def stream_config(*, replicas: int) -> StreamConfig:
@@ -39,7 +43,7 @@ def stream_config(*, replicas: int) -> StreamConfig:
 
 
 class JetStreamFeed:
-    """FeedLog over a connection that the caller owns. `provision` it once at start."""
+    """FeedLog and ToldLog over a connection that the caller owns. `provision` it once at start."""
 
     def __init__(self, client: Client, *, clock: Clock, replicas: int = 1) -> None:
         self._client, self._clock, self._replicas = client, clock, replicas
@@ -62,17 +66,39 @@ class JetStreamFeed:
         except (TimeoutError, nats.errors.Error) as error:
             raise BusUnavailable(subject, describe(error)) from error
 
-    async def _newest_on(self, subject: str) -> Position | None:
+    async def last_told(self, kind: str) -> list[feed.CloudEvent]:
+        wanted = f"{subjects.feed(kind)}.>"
         try:
-            message = await self._jetstream.get_msg(subjects.FEED_STREAM, subject=subject)
+            info = await self._jetstream.stream_info(subjects.FEED_STREAM, subjects_filter=wanted)
+        except (TimeoutError, nats.errors.Error) as error:
+            raise BusUnavailable(wanted, describe(error)) from error
+        events = []
+        for subject in sorted(info.state.subjects or ()):
+            message = await self._last_on(subject)
+            if message is None:
+                continue  # it has become too old since
+            try:
+                events.append(msgspec.json.decode(message.data or b"", type=feed.CloudEvent))
+            except msgspec.DecodeError as error:
+                log.warning("feed.event_unreadable", subject=subject, error=str(error))
+        return events
+
+    async def _newest_on(self, subject: str) -> Position | None:
+        message = await self._last_on(subject)
+        if message is None:
+            return None
+        event_id = (message.headers or {}).get(MESSAGE_ID_HEADER, "")
+        try:
+            return Position.of(event_id)
+        except ValueError:
+            raise BusUnavailable(subject, f"{event_id!r} is no position in the log") from None
+
+    async def _last_on(self, subject: str) -> RawStreamMsg | None:
+        try:
+            return await self._jetstream.get_msg(subjects.FEED_STREAM, subject=subject)
         except nats.js.errors.NotFoundError as error:
             if error.err_code == NO_MESSAGE_FOUND:
                 return None
             raise BusUnavailable(subject, describe(error)) from error
         except (TimeoutError, nats.errors.Error) as error:
             raise BusUnavailable(subject, describe(error)) from error
-        event_id = (message.headers or {}).get(MESSAGE_ID_HEADER, "")
-        try:
-            return Position.of(event_id)
-        except ValueError:
-            raise BusUnavailable(subject, f"{event_id!r} is no position in the log") from None
