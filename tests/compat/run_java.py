@@ -28,6 +28,11 @@ SAMPLE_SCOPE, SAMPLE_STREAM, SAMPLE_EVENT = "examples", "helloStream", "hello an
 QUIET = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
 ALL_LIMIT_S = 900.0
 SAMPLE_LIMIT_S = 90.0
+QUICK = {
+    "ANABRANCH_CONTROLLER__RETENTION_PERIOD_S": "2",
+    "ANABRANCH_CONTROLLER__WATERMARK_PERIOD_S": "1",
+}
+"""Half an hour and ten seconds otherwise; the programs wait for what happens then."""
 
 
 def main() -> int:
@@ -39,7 +44,7 @@ def main() -> int:
     samples.add_argument("folder", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="anabranch-java-") as folder:
-        cluster = StandaloneCluster(Path(folder))
+        cluster = StandaloneCluster(Path(folder), environment=QUICK)
         if arguments.verb == "programs":
             classpath = _built()
             cluster.start()

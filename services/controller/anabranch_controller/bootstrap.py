@@ -34,6 +34,7 @@ from anabranch_kit.wire_client import SegmentStoreClient, SegmentStorePool
 from nats.aio.client import Client
 
 from anabranch_controller.adapters.jetstream_feed import JetStreamFeed
+from anabranch_controller.adapters.mark_segments import WireMarkSegments
 from anabranch_controller.adapters.members import RegistryMembers
 from anabranch_controller.adapters.segment_stores import LocateForClient, WireSegmentStores
 from anabranch_controller.cluster import ContainersFixed, join_cluster
@@ -49,6 +50,7 @@ from anabranch_controller.locator import Locator
 from anabranch_controller.placement import Placement
 from anabranch_controller.retention import Retention
 from anabranch_controller.settings import WILDCARDS, ControllerSettings
+from anabranch_controller.watermarks import Watermarks
 
 if TYPE_CHECKING:
     from litestar import Litestar
@@ -89,7 +91,9 @@ async def serve(settings: ControllerSettings, stop: asyncio.Event) -> None:
         locator = Locator(ground.registry, containers_count=ground.cluster.containers_count)
         pool = SegmentStorePool()
         stack.push_async_callback(pool.close)
-        core = _core(ground, members, locator, pool, clock)
+        chance = random.Random()  # noqa: S311 - pauses between attempts, nothing secret
+        stores = SegmentStoreClient(pool, LocateForClient(locator), clock, chance=chance)
+        core = _core(ground, members, locator, stores, chance, clock)
         parts = partial(_parts, core, ground.client, locator)
 
         async with asyncio.TaskGroup() as group:
@@ -102,6 +106,7 @@ async def serve(settings: ControllerSettings, stop: asyncio.Event) -> None:
                     _projector(settings, ground, member, clock).run(),
                     _watcher(ground, member, clock).run(),
                     _retention(settings, ground, member, core).run(),
+                    _watermarks(settings, ground, member, core, stores).run(),
                     keep_announced(ground.registry, member, clock=clock),
                 )
             ]
@@ -162,11 +167,10 @@ def _core(
     ground: _Ground,
     members: RegistryMembers,
     locator: Locator,
-    pool: SegmentStorePool,
+    client: SegmentStoreClient,
+    chance: random.Random,
     clock: Clock,
 ) -> ControllerCore:
-    chance = random.Random()  # noqa: S311 - pauses between attempts, nothing secret
-    client = SegmentStoreClient(pool, LocateForClient(locator), clock, chance=chance)
     return ControllerCore(
         ground.store,
         stores=WireSegmentStores(client),
@@ -214,6 +218,18 @@ def _retention(
 ) -> Duty:
     retention = Retention(core.context, period_s=settings.retention_period_s)
     return _duty("retention", retention.run, ground, member, core)
+
+
+def _watermarks(
+    settings: ControllerSettings,
+    ground: _Ground,
+    member: Member,
+    core: ControllerCore,
+    client: SegmentStoreClient,
+) -> Duty:
+    marks = WireMarkSegments(client, new_id)
+    watermarks = Watermarks(core.context, marks, period_s=settings.watermark_period_s)
+    return _duty("watermarks", watermarks.run, ground, member, core)
 
 
 def _duty(

@@ -86,6 +86,31 @@ class SegmentStores(Protocol):
     async def delete_table_segment(self, segment: str) -> None: ...
 
 
+class MarkTail(NamedTuple):
+    """`events` are the bytes from `begin` to `end`; they begin at the mark when there is one."""
+
+    mark: int | None
+    begin: int
+    end: int
+    events: bytes
+
+
+class MarkSegments(Protocol):
+    """The segments that hold watermarks. All methods raise SegmentMissing and
+    SegmentStoreUnavailable."""
+
+    async def tail(self, segment: str) -> MarkTail: ...
+
+    async def append(self, segment: str, event: bytes, *, expected_offset: int) -> bool:
+        """Store the event, with the header of events, where the segment ends; False when it
+        ends elsewhere."""
+        ...
+
+    async def move_mark(self, segment: str, mark: int, *, expected: int | None) -> None:
+        """Nothing happens when the mark is not where it is expected."""
+        ...
+
+
 class SegmentLocator(Protocol):
     async def locate(self, segment: str, *, wait_s: float) -> Endpoint:
         """Where the segment's container is served; waits until it is, at most `wait_s`, then

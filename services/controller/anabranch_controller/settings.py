@@ -48,6 +48,11 @@ class ControllerSettings(ServiceSettings):
     feed_snapshot_s: float = Field(
         3600.0, gt=0, description="how often each stream is told wholly on the feed, seconds"
     )
+    watermark_period_s: float = Field(
+        10.0,
+        gt=0,
+        description="how often the times that writers note become watermarks, seconds",
+    )
     replicas: int = Field(
         1, ge=1, le=5, description="copies that NATS keeps of the event log and the feed"
     )

@@ -212,6 +212,12 @@ class WriterRemoved(DomainEvent, frozen=True, tag=True):
     writer: str
 
 
+class WritersForgotten(DomainEvent, frozen=True, tag=True):
+    """They noted no time for longer than the stream waits; the next note brings them back."""
+
+    writers: tuple[str, ...]
+
+
 class WorkTakenOver(DomainEvent, frozen=True, tag=True):
     """The writer of this batch now owns the open workflow; `silent` owned it before.
 
@@ -243,6 +249,7 @@ StreamEvent = (
     | RetentionCutRecorded
     | WriterTimestampNoted
     | WriterRemoved
+    | WritersForgotten
     | WorkTakenOver
 )
 

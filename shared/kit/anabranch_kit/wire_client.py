@@ -209,6 +209,19 @@ class SegmentStoreClient:
         request = c.GetStreamSegmentInfo(0, segment, self._token())
         return await self._ask(segment, request, (c.StreamSegmentInfo,))
 
+    async def segment_attribute(self, segment: str, attribute: UUID) -> int:
+        """NULL_ATTRIBUTE when it is not set."""
+        request = c.GetSegmentAttribute(0, segment, attribute, self._token())
+        return (await self._ask(segment, request, (c.SegmentAttribute,))).value
+
+    async def update_segment_attribute(
+        self, segment: str, attribute: UUID, value: int, *, expected: int
+    ) -> bool:
+        """False if the attribute was not as expected, perhaps because an attempt whose reply
+        was lost had set it."""
+        request = c.UpdateSegmentAttribute(0, segment, attribute, value, expected, self._token())
+        return (await self._ask(segment, request, (c.SegmentAttributeUpdated,))).success
+
     # --- Table segments ---
 
     async def create_table_segment(
@@ -280,6 +293,33 @@ class SegmentStoreClient:
 
         appended = await self._retry(segment, c.AppendBlockEnd.__name__, attempt)
         return None if appended is None else appended.current_segment_write_offset
+
+    async def append_event_at(
+        self, segment: str, writer_id: UUID, event: c.Data, *, expected_offset: int
+    ) -> bool:
+        """Store the event with its header if the segment ends at this offset, else False.
+
+        `writer_id` must be a new one: it tells an earlier attempt's success from another's.
+        """
+        number = 1
+
+        async def attempt(address: Address) -> bool:
+            connection = await self._pool.connection(address)
+            setup = c.SetupAppend(0, writer_id, segment, self._token())
+            ready = await self._exchange(connection, segment, setup, (c.AppendSetup,), ())
+            if ready.last_event_number >= number:
+                return True
+            request = c.ConditionalAppend(writer_id, number, expected_offset, event)
+            reply = await self._exchange(
+                connection,
+                segment,
+                request,
+                (c.DataAppended, c.ConditionalCheckFailed),
+                (c.SegmentIsSealed,),
+            )
+            return isinstance(reply, c.DataAppended)
+
+        return await self._retry(segment, c.ConditionalAppend.__name__, attempt)
 
     # --- The retry loop ---
 

@@ -575,3 +575,69 @@ async def test_append_to_a_sealed_segment_is_refused(
     )
     with pytest.raises(Refused):
         await client_of(pool, server).append(SEGMENT, WRITER, b"x", event_number=4)
+
+
+async def test_an_event_is_appended_only_where_the_segment_ends(
+    server: Server, pool: SegmentStorePool
+) -> None:
+    """Two controllers would both write a watermark."""
+    end = 40
+
+    def answer(request: c.Request) -> Answer:
+        if isinstance(request, c.SetupAppend):
+            return c.AppendSetup(request.request_id, SEGMENT, request.writer_id, -(2**63))
+        assert isinstance(request, c.ConditionalAppend)
+        if request.expected_offset != end:
+            return c.ConditionalCheckFailed(
+                request.writer_id, request.event_number, request.request_id
+            )
+        return c.DataAppended(
+            request.writer_id, request.event_number, -1, request.request_id, end + 10
+        )
+
+    server.answer = answer
+    client = client_of(pool, server)
+    assert await client.append_event_at(SEGMENT, WRITER, b"xy", expected_offset=40) is True
+    assert await client.append_event_at(SEGMENT, UUID(int=6), b"xy", expected_offset=30) is False
+
+
+async def test_a_lost_reply_of_a_conditional_append_is_no_failure(
+    server: Server, pool: SegmentStorePool
+) -> None:
+    """The event is there: its author would take it for another's."""
+    stored: list[int] = []
+
+    def answer(request: c.Request) -> Answer:
+        if isinstance(request, c.SetupAppend):
+            last = stored[-1] if stored else -(2**63)
+            return c.AppendSetup(request.request_id, SEGMENT, request.writer_id, last)
+        assert isinstance(request, c.ConditionalAppend)
+        stored.append(request.event_number)
+        raise CloseConnection
+
+    server.answer = answer
+    client = client_of(pool, server)
+    assert await client.append_event_at(SEGMENT, WRITER, b"xy", expected_offset=0) is True
+    assert len(stored) == 1
+
+
+async def test_attributes_are_read_and_changed(server: Server, pool: SegmentStorePool) -> None:
+    """Readers begin where the mark of a segment says."""
+    values = {WRITER: c.NULL_ATTRIBUTE}
+
+    def answer(request: c.Request) -> Answer:
+        if isinstance(request, c.GetSegmentAttribute):
+            return c.SegmentAttribute(request.request_id, values[request.attribute_id])
+        assert isinstance(request, c.UpdateSegmentAttribute)
+        fits = values[request.attribute_id] == request.expected_value
+        if fits:
+            values[request.attribute_id] = request.new_value
+        return c.SegmentAttributeUpdated(request.request_id, fits)
+
+    server.answer = answer
+    client = client_of(pool, server)
+    assert await client.segment_attribute(SEGMENT, WRITER) == c.NULL_ATTRIBUTE
+    change = client.update_segment_attribute
+    assert await change(SEGMENT, WRITER, 7, expected=c.NULL_ATTRIBUTE) is True
+    assert await change(SEGMENT, WRITER, 8, expected=c.NULL_ATTRIBUTE) is False
+    assert await client.segment_attribute(SEGMENT, WRITER) == 7

@@ -57,7 +57,7 @@ class WireSegmentStores:
     async def create_segment(
         self, segment: str, *, scale_type: ScaleType, target_rate: int, rollover_size_bytes: int
     ) -> None:
-        async with _translated("create", segment):
+        async with translated("create", segment):
             await self._client.create_segment(
                 segment,
                 scale_type=SCALE_TYPE_CODES[scale_type],
@@ -66,19 +66,19 @@ class WireSegmentStores:
             )
 
     async def seal(self, segment: str) -> None:
-        async with _translated("seal", segment):
+        async with translated("seal", segment):
             await self._client.seal_segment(segment)
 
     async def delete(self, segment: str) -> None:
-        async with _translated("delete", segment):
+        async with translated("delete", segment):
             await self._client.delete_segment(segment)
 
     async def truncate(self, segment: str, offset: int) -> None:
-        async with _translated("truncate", segment):
+        async with translated("truncate", segment):
             await self._client.truncate_segment(segment, offset)
 
     async def merge_batch(self, target: str, sources: Sequence[str]) -> tuple[int, ...]:
-        async with _translated("merge into", target):
+        async with translated("merge into", target):
             try:
                 merged = await self._client.merge_segments_batch(target, sources)
             except Refused as refused:
@@ -89,7 +89,7 @@ class WireSegmentStores:
             return tuple(one.new_target_write_offset for one in merged)
 
     async def update_policy(self, segment: str, *, scale_type: ScaleType, target_rate: int) -> None:
-        async with _translated("update policy of", segment):
+        async with translated("update policy of", segment):
             try:
                 await self._client.update_segment_policy(
                     segment,
@@ -102,20 +102,20 @@ class WireSegmentStores:
                     raise
 
     async def info(self, segment: str) -> SegmentInfo:
-        async with _translated("info of", segment):
+        async with translated("info of", segment):
             info = await self._client.segment_info(segment)
             return SegmentInfo(info.write_offset, info.start_offset, info.is_sealed)
 
     async def create_table_segment(
         self, segment: str, *, key_length: int, rollover_size_bytes: int
     ) -> None:
-        async with _translated("create table", segment):
+        async with translated("create table", segment):
             await self._client.create_table_segment(
                 segment, key_length=key_length, rollover_size_bytes=rollover_size_bytes
             )
 
     async def delete_table_segment(self, segment: str) -> None:
-        async with _translated("delete table", segment):
+        async with translated("delete table", segment):
             await self._client.delete_table_segment(segment, must_be_empty=False)
 
     async def _any(self, segments: Sequence[str]) -> bool:
@@ -132,7 +132,7 @@ class WireSegmentStores:
 
 
 @asynccontextmanager
-async def _translated(operation: str, segment: str) -> AsyncIterator[None]:
+async def translated(operation: str, segment: str) -> AsyncIterator[None]:
     """The wire client's errors as the port's."""
     try:
         yield

@@ -40,6 +40,7 @@ from anabranch_events.domain import (
     UpdateStarted,
     WorkTakenOver,
     WriterRemoved,
+    WritersForgotten,
     WriterTimestampNoted,
 )
 from anabranch_events.model import SegmentRange, StreamConfig
@@ -170,7 +171,7 @@ def evolve(stream: Stream | None, event: StreamEvent, *, by: str) -> Stream:
     match event:
         case SubscriberSet() | SubscriberRemoved() | SubscriberCutUpdated():
             return msgspec.structs.replace(stream, subscribers=_subscribers(stream, event))
-        case WriterTimestampNoted() | WriterRemoved():
+        case WriterTimestampNoted() | WriterRemoved() | WritersForgotten():
             return msgspec.structs.replace(stream, writers=_writers(stream, event))
         case RetentionCutRecorded(cut=cut, recorded_ms=recorded_ms, size_bytes=size):
             new = RetentionCut(dict(cut), recorded_ms, size)
@@ -360,13 +361,18 @@ def _subscribers(
     return subscribers
 
 
-def _writers(stream: Stream, event: WriterTimestampNoted | WriterRemoved) -> dict[str, WriterMark]:
+def _writers(
+    stream: Stream, event: WriterTimestampNoted | WriterRemoved | WritersForgotten
+) -> dict[str, WriterMark]:
     writers = dict(stream.writers)
     match event:
         case WriterTimestampNoted(writer=writer, timestamp=timestamp, position=position):
             writers[writer] = WriterMark(timestamp, dict(position))
         case WriterRemoved(writer=writer):
             writers[writer] = msgspec.structs.replace(writers[writer], alive=False)
+        case WritersForgotten(writers=names):
+            for name in names:
+                writers.pop(name, None)
         case _:
             assert_never(event)
     return writers

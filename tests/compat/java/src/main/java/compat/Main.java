@@ -42,6 +42,10 @@ public final class Main {
         PROGRAMS.put("listing", new Listing());
         PROGRAMS.put("reader-groups", new ReaderGroups());
         PROGRAMS.put("delete-scope", new DeleteScope());
+        PROGRAMS.put("retention-size", new RetentionBySize());
+        PROGRAMS.put("retention-time", new RetentionByTime());
+        PROGRAMS.put("retention-consumption", new RetentionByConsumption());
+        PROGRAMS.put("watermarks", new Watermarks());
     }
 
     private Main() {
