@@ -32,19 +32,17 @@ from anabranch_standalone.readiness import grpc_lacks, registry_lacks, rest_lack
 NATS: Final = "nats"
 REDIS: Final = "redis"
 CONTROLLER: Final = "controller"
-SEGMENTSTORE: Final = "segmentstore-0"
+SEGMENTSTORE: Final = "segmentstore"  # the first is segmentstore-0
 AUTOSCALER: Final = "autoscaler"
 TIERER: Final = "tierer"
 
 # The order of stopping, highest first: who uses a process stops before it.
 WAVES: Final = {TIERER: 3, AUTOSCALER: 3, SEGMENTSTORE: 2, CONTROLLER: 1, REDIS: 0, NATS: 0}
-# Member ids in the registry, by child.
-MEMBER_IDS: Final = {
-    CONTROLLER: "controller-0",
-    SEGMENTSTORE: "segmentstore-0",
-    AUTOSCALER: "autoscaler-0",
-    TIERER: "tierer-0",
-}
+SINGLE: Final = (CONTROLLER, AUTOSCALER, TIERER)  # their members have a number, the children not
+
+CACHE_MIB: Final = 128  # of all segment stores together: what one store takes by default
+CACHE_MIB_MIN: Final = 32
+CACHE_VARIABLE: Final = "ANABRANCH_SEGMENTSTORE__CACHE_MIB"
 
 NATS_BINARY_VARIABLE: Final = "ANABRANCH_NATS_SERVER"
 REDIS_BINARY_VARIABLE: Final = "ANABRANCH_VALKEY_SERVER"
@@ -73,6 +71,7 @@ class Cluster:
     def services(self) -> list[ChildSpec]:
         url = self.options.tier2
         tier2 = {"tier2-dir": self.data.tier2} if url is None else {"tier2-url": url}
+        stores = range(self.options.segmentstores_count)
         return [
             self._service(
                 CONTROLLER,
@@ -86,19 +85,22 @@ class Cluster:
                     "containers": self.options.containers_count,
                 },
             )._replace(held_port=self.ports["controller-port"]),
-            self._service(
-                SEGMENTSTORE,
-                "anabranch_segmentstore",
-                {
-                    "host": HOST,
-                    "port": self.ports["segmentstore-port"],
-                    "wal-dir": self.data.wal,
-                    **tier2,
-                },
-            ),
+            *(self._segment_store(index, tier2) for index in stores),
             self._service(AUTOSCALER, "anabranch_autoscaler", {}),
             self._service(TIERER, "anabranch_tierer", tier2),
         ]
+
+    def _segment_store(self, index: int, tier2: Mapping[str, object]) -> ChildSpec:
+        settings = {
+            "host": HOST,
+            "port": self.ports.segmentstore(index),
+            "wal-dir": self.data.wal,
+            **tier2,
+        }
+        count = self.options.segmentstores_count
+        if count > 1 and CACHE_VARIABLE not in os.environ:
+            settings["cache-mib"] = max(CACHE_MIB // count, CACHE_MIB_MIN)
+        return self._service(f"{SEGMENTSTORE}-{index}", "anabranch_segmentstore", settings)
 
     def listeners(self) -> dict[str, int]:
         """The port that tells that a server has come up, by child."""
@@ -110,7 +112,9 @@ class Cluster:
 
         The first kind of lack is enough: the next ones follow from it.
         """
-        expected = {MEMBER_IDS[name]: pid for name, pid in pids.items() if name in MEMBER_IDS}
+        expected = {
+            _member_id(name): pid for name, pid in pids.items() if name not in (NATS, REDIS)
+        }
         return (
             await registry_lacks(registry, expected, self.options.containers_count)
             or await grpc_lacks(self.ports["controller-port"])
@@ -121,7 +125,10 @@ class Cluster:
         return ClusterFile(
             controller=f"tcp://{HOST}:{self.ports['controller-port']}",
             rest=f"http://{HOST}:{self.ports['rest-port']}",
-            segmentstores=(f"{HOST}:{self.ports['segmentstore-port']}",),
+            segmentstores=tuple(
+                f"{HOST}:{self.ports.segmentstore(index)}"
+                for index in range(self.options.segmentstores_count)
+            ),
             nats=self.nats_url,
             redis=self.redis_url,
             data=str(self.data.path),
@@ -132,13 +139,14 @@ class Cluster:
         flags = {
             "nats-url": self.nats_url,
             "redis-url": self.redis_url,
-            "member": MEMBER_IDS[name],
+            "member": _member_id(name),
             **settings,
         }
         command = [sys.executable, "-m", module]
         for flag, value in flags.items():
             command += [f"--{flag}", str(value)]
-        return ChildSpec(name, tuple(command), MALLOC, WAVES[name], is_member=True)
+        wave = WAVES[name if name in SINGLE else SEGMENTSTORE]
+        return ChildSpec(name, tuple(command), MALLOC, wave, is_member=True)
 
     def _nats(self) -> ChildSpec:
         port = self.ports["nats-port"]
@@ -159,6 +167,10 @@ class Cluster:
             binary.path, port=self.ports["redis-port"], folder=self.data.path / "redis", host=HOST
         )
         return ChildSpec(REDIS, tuple(command), {}, WAVES[REDIS], is_member=False)
+
+
+def _member_id(child: str) -> str:
+    return f"{child}-0" if child in SINGLE else child
 
 
 def _no_binary(error: BinaryNotFound, variable: str) -> Problem:
