@@ -33,9 +33,14 @@ def standalone(
     ),
     controller_port: Annotated[int, typer.Option(help="gRPC; 0: any free port.")] = 9090,
     rest_port: Annotated[int, typer.Option(help="0: any free port.")] = 10080,
-    segmentstore_port: Annotated[int, typer.Option(help="0: any free port.")] = 12345,
+    segmentstore_port: Annotated[
+        int, typer.Option(help="Of the first store, the others follow; 0: any free ports.")
+    ] = 12345,
     nats_port: Annotated[int, typer.Option(help="0: any free port.")] = 0,
     redis_port: Annotated[int, typer.Option(help="0: any free port.")] = 0,
+    segmentstores: Annotated[
+        int, typer.Option(help="Segment store processes; one per core that may be busy.")
+    ] = 1,
     containers: Annotated[
         int, typer.Option(help="Segment containers; fixed when the cluster is created.")
     ] = 4,
@@ -70,6 +75,7 @@ def standalone(
             segmentstore_port=segmentstore_port,
             nats_port=nats_port,
             redis_port=redis_port,
+            segmentstores_count=segmentstores,
             containers_count=containers,
             ready_file=ready_file,
             log_dir=log_dir,

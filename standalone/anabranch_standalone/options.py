@@ -14,6 +14,7 @@ from anabranch_cli.output import ExitCode, Problem
 HOST: Final = "127.0.0.1"
 CONTAINERS_DEFAULT: Final = 4
 CONTAINERS_MAX: Final = 1024  # one store holds all of them; each has a log and its files
+SEGMENTSTORES_MAX: Final = 64  # more than that have no cores of their own
 PORT_MAX: Final = 65535
 # Free ports are drawn below the range that Linux gives to outgoing connections: between a
 # child's death and its restart, its port must not become some connection's own.
@@ -24,7 +25,10 @@ FREE_PORT_TRIES: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Port 0 means any free port. An external server takes the place of a child."""
+    """Port 0 means any free port. An external server takes the place of a child.
+
+    Several segment stores listen on consecutive ports, or on any free ones.
+    """
 
     data: Path
     controller_port: int = 9090
@@ -32,6 +36,7 @@ class Options:
     segmentstore_port: int = 12345
     nats_port: int = 0
     redis_port: int = 0
+    segmentstores_count: int = 1
     containers_count: int = CONTAINERS_DEFAULT
     ready_file: Path | None = None
     log_dir: Path | None = None
@@ -41,7 +46,13 @@ class Options:
 
 
 class Ports(dict[str, int]):
-    """The port of each listener, by the name of its flag without dashes in front."""
+    """The port of each listener, by the name of its flag without dashes in front.
+
+    The second segment store and those after it have a number behind the name of the flag.
+    """
+
+    def segmentstore(self, index: int) -> int:
+        return self[_segmentstore_port(index)]
 
 
 def check(options: Options) -> None:
@@ -49,6 +60,11 @@ def check(options: Options) -> None:
     if not 1 <= options.containers_count <= CONTAINERS_MAX:
         raise Problem(
             f"--containers {options.containers_count}: give 1 to {CONTAINERS_MAX}",
+            code=ExitCode.USAGE,
+        )
+    if not 1 <= options.segmentstores_count <= SEGMENTSTORES_MAX:
+        raise Problem(
+            f"--segmentstores {options.segmentstores_count}: give 1 to {SEGMENTSTORES_MAX}",
             code=ExitCode.USAGE,
         )
     for flag, port in _wanted(options).items():
@@ -91,13 +107,19 @@ def _wanted(options: Options) -> dict[str, int]:
     wanted = {
         "controller-port": options.controller_port,
         "rest-port": options.rest_port,
-        "segmentstore-port": options.segmentstore_port,
     }
+    first = options.segmentstore_port
+    for index in range(options.segmentstores_count):
+        wanted[_segmentstore_port(index)] = first + index if first else 0
     if options.external_nats is None:
         wanted["nats-port"] = options.nats_port
     if options.external_redis is None:
         wanted["redis-port"] = options.redis_port
     return wanted
+
+
+def _segmentstore_port(index: int) -> str:
+    return f"segmentstore-port +{index}" if index else "segmentstore-port"
 
 
 def _check_free(flag: str, port: int) -> None:

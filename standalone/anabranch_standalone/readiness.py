@@ -29,6 +29,7 @@ async def registry_lacks(
     try:
         members = {member.id: member.pid for member in await registry.members()}
         serving = await registry.serving()
+        assignments = await registry.assignments()
     except RegistryUnavailable as error:
         return [str(error)]
     lacks = [f"{name} is not announced" for name, pid in member_ids.items() if name not in members]
@@ -40,6 +41,13 @@ async def registry_lacks(
     unserved = [str(number) for number in range(containers_count) if number not in serving]
     if unserved:
         lacks.append(f"nobody serves container {', '.join(unserved)}")
+    moving = [
+        str(number)
+        for number, one in assignments.items()
+        if number in serving and serving[number].member != one.member
+    ]
+    if moving:
+        lacks.append(f"container {', '.join(moving)} moves to another segment store")
     return lacks
 
 

@@ -5,9 +5,10 @@
 instead until somebody serves the container, as long as its caller allows.
 
 The map comes from the registry's serving records, kept in memory and read again at each
-notice. It may be stale for a moment, which is harmless: a store answers WrongHost, and the
-asker comes back. While the registry is away the last map goes on being used, because the
-stores go on serving.
+notice. A container that is served by one store and assigned to another is on its way: it
+counts as served by nobody. The map may be stale for a moment, which is harmless: a store
+answers WrongHost, and the asker comes back. While the registry is away the last map goes on
+being used, because the stores go on serving.
 """
 
 from __future__ import annotations
@@ -41,9 +42,15 @@ class Locator:
         async for _ in self._registry.changes(poll_s=POLL_S):
             try:
                 serving = await self._registry.serving()
+                assignments = await self._registry.assignments()
             except RegistryUnavailable as error:
                 log.debug("locator.map_kept", error=str(error))
                 continue
+            serving = {
+                number: one
+                for number, one in serving.items()
+                if number not in assignments or assignments[number].member == one.member
+            }
             if serving != self._serving:
                 self._serving = serving
                 self._changed.set()

@@ -391,6 +391,12 @@ class Connection(asyncio.BufferedProtocol):
             self._is_reading = True
             self._transport.resume_reading()
 
+    def close_if_writing_to(self, container: int) -> None:
+        """Its writers have to look for the new owner; they might not ask before they fail."""
+        numbers = (self._site.container_number(writer.segment) for writer in self._writers.values())
+        if any(number == container for number in numbers):
+            self.close_after_replies(f"container {container} has ended here")
+
     def close_after_replies(self, reason: str) -> None:
         """Take nothing more; send what is queued, then close."""
         if Pause.CLOSED in self._pauses or self._transport is None:

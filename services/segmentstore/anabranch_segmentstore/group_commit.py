@@ -4,7 +4,8 @@ Operations join the newest batch. While the log syncs as many frames as it takes
 next batch collects; then it goes. A batch carries the replies that its operations earned, and
 refusals join it too (they were decided on accepted state), so every answer leaves in log order,
 and none before all that it stands on is durable. A batch with replies and no operation writes
-nothing and just waits its turn.
+nothing and just waits its turn; instead of a write, the log's check of the owner precedes its
+replies.
 
 Positions are dense and this object is the log's only writer, so the position of a frame is
 known when its first operation is accepted; the log's own answer is checked against it.
@@ -300,6 +301,8 @@ class GroupCommit:
                 self.frames_bytes += batch.length
             self.pending_bytes -= batch.pending_bytes
             try:
+                if batch.replies and not batch.position:
+                    self._log.check_owner()
                 self._settle(batch)
             except Exception as error:  # noqa: BLE001 - the edge of the container's failure domain
                 in_flight.appendleft(batch)

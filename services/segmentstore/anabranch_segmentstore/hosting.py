@@ -20,6 +20,7 @@ import msgspec
 import structlog
 from anabranch_events import subjects
 from anabranch_events.bus import ChunkAnswer, ChunkReport
+from anabranch_kit.membership import LEASE_MS
 from anabranch_kit.ports.bus import Bus, BusUnavailable
 from anabranch_kit.ports.clock import Clock
 
@@ -42,9 +43,7 @@ RESTART_PAUSE_S: Final = 0.2
 DISK_FULL_PAUSE_S: Final = 5.0  # each attempt may leave an empty epoch in the log's directory
 READY_WAIT_S: Final = 15.0  # how long requests wait for a container that is being opened
 SUBSCRIBE_AGAIN_S: Final = 1.0
-# A process that was paused longer than this asks its log before it answers anything: the lease
-# of a member is 3 s, so nobody takes its containers over in less.
-CONFIRM_AFTER_S: Final = 0.5
+OWNER_CHECK_S: Final = LEASE_MS / 1000 / 3  # of a container that has nothing to answer
 
 Opener = Callable[[ContainerId, DurableLog], Awaitable[Container]]
 log = structlog.stdlib.get_logger("anabranch.hosting")
@@ -73,7 +72,7 @@ class ContainerHost:
         self._stopping = asyncio.Event()
         self._changed = asyncio.Condition()
         self._starts: deque[float] = deque()
-        self._confirmed = float("-inf")  # when the log knew no newer owner, monotonic
+        self.is_silent = False  # a container ended here, and none answers in its place yet
         self.given_up = ""  # why
         self.is_over = False
 
@@ -104,15 +103,11 @@ class ContainerHost:
         container = self._container
         if container is None:
             raise ContainerStopped(segment, self.given_up or "it has stopped")
-        now = self._clock.monotonic()
-        if now - self._confirmed < CONFIRM_AFTER_S:
-            return
         try:
             container.log.check_owner()
         except LogError as error:
             container.fail(error)
             raise ContainerStopped(segment, str(error)) from error
-        self._confirmed = now
 
     def stop(self) -> None:
         """Finish what was accepted and close the log; `run` returns then."""
@@ -201,29 +196,44 @@ class ContainerHost:
         ended = asyncio.ensure_future(container.run())
         asked = asyncio.ensure_future(self._stopping.wait())
         reports = asyncio.ensure_future(self._serve_reports(container))
+        watch = asyncio.ensure_future(self._watch(container))
         log.info("container.serving", container=self.number, epoch=container.log.epoch)
         await self._serve(container)
         try:
-            await asyncio.wait([ended, asked, reports], return_when=asyncio.FIRST_COMPLETED)
-            if reports.done():
-                reports.result()
+            await asyncio.wait([ended, asked, reports, watch], return_when=asyncio.FIRST_COMPLETED)
+            for helper in (reports, watch):
+                if helper.done():
+                    helper.result()
             return ended.result() if ended.done() else None
         finally:
             await self._serve(None)
             asked.cancel()
             reports.cancel()
-            await asyncio.wait([reports])
+            watch.cancel()
+            await asyncio.wait([reports, watch])
             await container.stop()
             await ended
+            self.is_silent = True
+            self._on_change()
             log.info("container.stopped", container=self.number)
 
     async def _serve(self, container: Container | None) -> None:
         if self._container is container and not self.is_over:
             return
         self._container = container
+        self.is_silent = self.is_silent and container is None
         async with self._changed:
             self._changed.notify_all()
         self._on_change()
+
+    async def _watch(self, container: Container) -> None:
+        """Ask for the owner in quiet times too, until cancelled."""
+        while True:
+            await self._clock.sleep(OWNER_CHECK_S)
+            try:
+                container.log.check_owner()
+            except LogError as error:
+                container.fail(error)
 
     async def _serve_reports(self, container: Container) -> None:
         """Answer the tierers' reports until cancelled, whenever the bus is there."""

@@ -4,17 +4,24 @@ The registry says which containers this member should hold; the log of each deci
 may. The store follows the assignments, says in the registry what it serves, and stops a
 container for which it sees another owner. A registry that is away or empty changes nothing:
 what runs goes on running (architecture, "A zombie falls silent": it is the log that silences).
+
+**Moves.** Whoever loses a container finishes what it accepted, closes the log with a release
+record, and only then takes its serving record back; whoever gets it waits for that, at most
+HANDOVER_WAIT_S and only while the old owner is a member, and then opens the log. So a move costs
+no resent append and, with a log that waits for leases, no lease. The locator of the controllers
+answers nobody meanwhile (its assignments say that the container moves).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import structlog
 from anabranch_kit.ids import NewId
+from anabranch_kit.membership import LEASE_MS
 from anabranch_kit.ports.clock import Clock
 from anabranch_kit.ports.registry import (
     Assignment,
@@ -36,6 +43,7 @@ POLL_S: Final = 1.0  # the registry is looked at this often even without a notic
 NAMES_CACHED_MAX: Final = 65_536  # segment names whose container is remembered, some 200 B each
 CONNECTIONS_MAX: Final = 8192  # each has a receive buffer of 64 KiB
 STOP_TIMEOUT_S: Final = 5.0  # for containers to drain and close
+HANDOVER_WAIT_S: Final = LEASE_MS / 1000  # for the old owner of a container to hand it over
 
 log = structlog.stdlib.get_logger("anabranch.store")
 
@@ -74,6 +82,7 @@ class SegmentStore:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._assignments: Mapping[int, Assignment] = {}
         self._given_up: dict[int, tuple[Assignment, str]] = {}
+        self._handovers: dict[int, float] = {}  # containers to come, asked for at (monotonic)
         self._connections: set[Connection] = set()
         self._errands: set[asyncio.Task[None]] = set()
         self._look_again = asyncio.Event()
@@ -205,7 +214,12 @@ class SegmentStore:
         is_mine = assignment is not None and assignment.member == member.id
         host = self._hosts.get(number)
         if host is None:
-            if assignment is not None and is_mine and not self._was_given_up(assignment):
+            if serving is not None and serving.incarnation == member.incarnation:
+                await self._registry.clear_serving(number, incarnation=member.incarnation)
+                serving = None
+            if assignment is None or not is_mine:
+                self._handovers.pop(number, None)
+            elif not self._was_given_up(assignment) and self._is_free(member, number, serving):
                 self._start(number)
             return
         if assignment is not None and not is_mine:
@@ -233,6 +247,17 @@ class SegmentStore:
             )
         )
 
+    def _is_free(self, member: Member, number: int, serving: Serving | None) -> bool:
+        """Whether the old owner is gone, has handed the container over, or takes too long."""
+        if serving is not None and serving.member != member.id:
+            now = self._clock.monotonic()
+            asked_at = self._handovers.setdefault(number, now)
+            if now - asked_at < HANDOVER_WAIT_S:
+                return False
+            log.warning("store.handover_late", container=number, owner=serving.member)
+        self._handovers.pop(number, None)
+        return True
+
     def _was_given_up(self, assignment: Assignment) -> bool:
         """An operator, or another generation, has to come first."""
         given_up = self._given_up.get(assignment.container)
@@ -241,11 +266,18 @@ class SegmentStore:
     # --- Hosts ---
 
     def _start(self, number: ContainerId) -> None:
-        host = self._make_host(number, self._look_again.set)
+        host = self._make_host(number, partial(self._host_changed, number))
         self._hosts[number] = host
         self._given_up.pop(number, None)
         self._tasks[number] = asyncio.create_task(self._run_host(host))
         self._tasks[number].add_done_callback(self._errand_done)
+
+    def _host_changed(self, number: int) -> None:
+        self._look_again.set()
+        host = self._hosts.get(number)
+        if host is not None and host.is_silent:
+            for connection in list(self._connections):
+                connection.close_if_writing_to(number)
 
     async def _run_host(self, host: ContainerHost) -> None:
         """A host handles what its container does; what it raises itself is a bug of ours."""
@@ -259,6 +291,7 @@ class SegmentStore:
             if self._hosts.get(number) is host:
                 del self._hosts[number]
                 self._tasks.pop(number, None)
+                self._look_again.set()
 
     async def _stop_all(self) -> None:
         hosts, tasks = [*self._hosts.values()], [*self._tasks.values()]

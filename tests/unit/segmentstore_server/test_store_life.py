@@ -139,8 +139,6 @@ async def test_a_store_that_slept_answers_nothing_from_memory(
             await fresh.set_up(SEGMENT)
             fresh.send(block(1, b"new"))
             await fresh.reply()
-            for host in old.store.serving:
-                host._confirmed = float("-inf")  # as after a pause
             stale.send(c.GetStreamSegmentInfo(5, SEGMENT))
             assert await stale.closed() == []
         old.registry.away = False
