@@ -94,13 +94,15 @@ class Cluster:
         settings = {
             "host": HOST,
             "port": self.ports.segmentstore(index),
+            "share-port": "true",
             "wal-dir": self.data.wal,
             **tier2,
         }
         count = self.options.segmentstores_count
         if count > 1 and CACHE_VARIABLE not in os.environ:
             settings["cache-mib"] = max(CACHE_MIB // count, CACHE_MIB_MIN)
-        return self._service(f"{SEGMENTSTORE}-{index}", "anabranch_segmentstore", settings)
+        spec = self._service(f"{SEGMENTSTORE}-{index}", "anabranch_segmentstore", settings)
+        return spec._replace(held_port=self.ports.segmentstore(index))
 
     def listeners(self) -> dict[str, int]:
         """The port that tells that a server has come up, by child."""
