@@ -17,6 +17,7 @@ from anabranch_kit.adapters.nats_connection import NatsUnreachable, connect_nats
 from anabranch_kit.adapters.object_stores import open_object_store
 from anabranch_kit.adapters.redis_registry import RedisRegistry
 from anabranch_kit.adapters.system_clock import SystemClock
+from anabranch_kit.feed_outbox import FeedOutbox
 from anabranch_kit.health import HealthServer
 from anabranch_kit.ids import new_id
 from anabranch_kit.membership import keep_announced
@@ -73,7 +74,8 @@ async def serve(settings: SegmentStoreSettings, stop: asyncio.Event) -> None:
         registry = _open_registry(settings, clock)
         owned.push_async_callback(registry.close)
 
-        opener = container_opener(settings, clock=clock, bus=bus, objects=objects)
+        outbox = FeedOutbox(bus, member=settings.member_id, clock=clock)
+        opener = container_opener(settings, clock=clock, bus=bus, objects=objects, outbox=outbox)
 
         def make_host(number: ContainerId, on_change: Callable[[], None]) -> ContainerHost:
             return ContainerHost(
@@ -115,6 +117,7 @@ async def serve(settings: SegmentStoreSettings, stop: asyncio.Event) -> None:
 
         async with asyncio.TaskGroup() as tasks:
             announced = tasks.create_task(keep_announced(registry, member, clock=clock))
+            telling = tasks.create_task(outbox.run())
             reporting = tasks.create_task(
                 report_load(
                     bus, clock, store=settings.member_id, incarnation=incarnation, take=take
@@ -125,11 +128,17 @@ async def serve(settings: SegmentStoreSettings, stop: asyncio.Event) -> None:
             reporting.cancel()
             running.cancel()  # drains the containers and closes their logs
             await asyncio.wait([running])
+            telling.cancel()
             announced.cancel()
 
 
 def container_opener(
-    settings: SegmentStoreSettings, *, clock: Clock, bus: Bus, objects: ObjectStore
+    settings: SegmentStoreSettings,
+    *,
+    clock: Clock,
+    bus: Bus,
+    objects: ObjectStore,
+    outbox: FeedOutbox | None = None,
 ) -> Opener:
     """How hosts open a container: recovered from its log, with its share of the cache."""
     cache = BlockCache(settings.cache_mib * MIB)
@@ -147,7 +156,7 @@ def container_opener(
             objects=objects,
             settings=ContainerSettings(),
         )
-        container.start_tiering(QueuedTiering(bus), tiering)
+        container.start_tiering(QueuedTiering(bus), tiering, outbox)
         return container
 
     return open_one

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from anabranch_events.bus import ChunkAnswer, ChunkReport
+from anabranch_kit.feed_outbox import FeedOutbox
 from anabranch_kit.ports.clock import Clock
 from anabranch_kit.ports.object_store import ObjectStore
 
@@ -132,9 +133,14 @@ class Container:
             self.fail(error)
         return await self.wait_ended()
 
-    def start_tiering(self, bus: TieringBus, settings: TieringSettings | None = None) -> None:
+    def start_tiering(
+        self,
+        bus: TieringBus,
+        settings: TieringSettings | None = None,
+        outbox: FeedOutbox | None = None,
+    ) -> None:
         """Before `run`: move bytes to tier 2. Its reports go to `chunk_report`."""
-        self.tiering = Tiering(self, bus, settings or TieringSettings())
+        self.tiering = Tiering(self, bus, settings or TieringSettings(), outbox)
 
     async def chunk_report(self, report: ChunkReport) -> ChunkAnswer:
         """Answer a worker; "not-owner" when this container cannot know (any more)."""

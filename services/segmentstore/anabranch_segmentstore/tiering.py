@@ -17,6 +17,14 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 from anabranch_events.bus import ChunkAnswer, ChunkReport, DeleteOrder, FlushOrder, FlushRange
+from anabranch_events.feed import (
+    RANGES_TOLD_MAX,
+    SegmentTiered,
+    Tier2Recovered,
+    Tier2Slow,
+    TieredRange,
+)
+from anabranch_kit.feed_outbox import FeedOutbox
 from anabranch_kit.ports.bus import BusUnavailable
 
 from anabranch_segmentstore.domain.flushing import FlushRules, is_alive, plan
@@ -50,8 +58,17 @@ class TieringSettings:
 class Tiering:
     """Owned by a container, driven by its upkeep."""
 
-    def __init__(self, container: Container, bus: TieringBus, settings: TieringSettings) -> None:
+    def __init__(
+        self,
+        container: Container,
+        bus: TieringBus,
+        settings: TieringSettings,
+        outbox: FeedOutbox | None = None,
+    ) -> None:
         self._container, self._bus, self._settings = container, bus, settings
+        self._outbox = outbox
+        self._held_back_since = 0.0
+        self._held_back_count = 0
         self._ordinal = 0
         self._ordered_at: dict[str, float] = {}  # when each intended name was sent last
         self._waiting_since: dict[SegmentId, float] = {}
@@ -93,10 +110,29 @@ class Tiering:
             return await self._void(
                 intended, f"{length} bytes in {len(intended.ranges)} ranges were ordered"
             )
+        told = self._summary(intended, report)
         self._container.record(ChunkJournalled(report.object_name, list(report.crcs)))
         self._ordered_at.pop(report.object_name, None)
         await self._container.barrier()
+        if self._outbox is not None and told.ranges:
+            self._outbox.tell(told, event_id=f"tiered-{report.object_name}")
         return ChunkAnswer("accepted")
+
+    def _summary(self, intended: ChunkIntended, report: ChunkReport) -> SegmentTiered:
+        """What the feed says of the object; internal segments are nobody's business."""
+        segments = self._container.state.segments_by_id
+        ranges = [
+            TieredRange(segments[one.segment].name, one.offset, one.length)
+            for one in intended.ranges
+            if one.segment in segments and segments[one.segment].is_user_stream
+        ]
+        return SegmentTiered(
+            container=self._container.id,
+            object_name=report.object_name,
+            length_bytes=report.length_bytes,
+            ranges_count=len(ranges),
+            ranges=tuple(ranges[:RANGES_TOLD_MAX]),
+        )
 
     async def _void(self, intended: ChunkIntended, detail: str) -> ChunkAnswer:
         """The bytes under that name may be somebody else's: they are not deleted."""
@@ -127,6 +163,24 @@ class Tiering:
                 untiered_bytes=untiered,
                 untiered_bytes_max=limit,
             )
+            self._tell_held_back(untiered)
+
+    def _tell_held_back(self, untiered: int) -> None:
+        if self._outbox is None:
+            return
+        container, now = self._container, self._container.clock.monotonic()
+        member = self._outbox.member
+        if container.commits.is_held_back:
+            self._held_back_since = now
+            data: Tier2Slow | Tier2Recovered = Tier2Slow(
+                member, container.id, untiered, self._settings.untiered_bytes_max
+            )
+        else:
+            after_ms = round((now - self._held_back_since) * 1000)
+            data = Tier2Recovered(member, container.id, after_ms)
+        self._held_back_count += 1
+        event_id = f"tier2-{container.id}-{container.log.epoch}-{self._held_back_count}"
+        self._outbox.tell(data, event_id=event_id)
 
     async def _void_dead(self) -> None:
         """Bytes were deleted, truncated or merged away under an order: it can never be done."""

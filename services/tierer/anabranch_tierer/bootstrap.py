@@ -17,6 +17,7 @@ from anabranch_kit.adapters.object_stores import open_object_store
 from anabranch_kit.adapters.redis_registry import RedisRegistry
 from anabranch_kit.adapters.system_clock import SystemClock
 from anabranch_kit.adapters.tiering_queue import provision_tiering
+from anabranch_kit.feed_outbox import FeedOutbox
 from anabranch_kit.health import HealthServer
 from anabranch_kit.ids import new_id
 from anabranch_kit.membership import keep_announced
@@ -58,12 +59,16 @@ async def serve(settings: TiererSettings, stop: asyncio.Event) -> None:
         owned.push_async_callback(pool.close)
 
         chance = random.Random(incarnation)  # noqa: S311 - spreads retries, guards nothing
+        bus = NatsBus(client)
+        outbox = FeedOutbox(bus, member=settings.member_id, clock=clock)
         tierer = Tierer(
             reader=WireSegmentReader(pool, registry, clock, chance=chance),
             objects=objects,
-            bus=NatsBus(client),
+            bus=bus,
             clock=clock,
             worker=settings.member_id,
+            incarnation=incarnation,
+            outbox=outbox,
         )
         health = HealthServer(lambda: _not_ready(client, tierer))
         owned.push_async_callback(health.close)
@@ -95,6 +100,7 @@ async def serve(settings: TiererSettings, stop: asyncio.Event) -> None:
             running = [
                 tasks.create_task(keep_announced(registry, member, clock=clock)),
                 tasks.create_task(_keep_provisioned(client, clock, settings)),
+                tasks.create_task(outbox.run()),
             ]
             await stop.wait()
             for task in running:

@@ -17,6 +17,8 @@ import prometheus_client
 import structlog
 from anabranch_events import subjects
 from anabranch_events.bus import ChunkAnswer, ChunkReport, DeleteOrder, FlushOrder
+from anabranch_events.feed import Tier2Down, Tier2Recovered
+from anabranch_kit.feed_outbox import FeedOutbox
 from anabranch_kit.ports.bus import Bus, BusUnavailable
 from anabranch_kit.ports.clock import Clock
 from anabranch_kit.ports.object_store import (
@@ -74,9 +76,14 @@ class Tierer:
         bus: Bus,
         clock: Clock,
         worker: str,
+        incarnation: str = "",
+        outbox: FeedOutbox | None = None,
     ) -> None:
+        """`incarnation` is new for each start; what is told on the feed is named after it."""
         self._reader, self._objects, self._bus, self._clock = reader, objects, bus, clock
-        self._worker = worker
+        self._worker, self._incarnation, self._outbox = worker, incarnation, outbox
+        self._down_since = 0.0
+        self._told_count = 0
         self._tier2 = Backoff()
         # A long outage leaves the queue with many copies of an order; only one costs reads.
         self._recent: OrderedDict[FlushOrder, ChunkReport] = OrderedDict()
@@ -213,12 +220,21 @@ class Tierer:
         TIER2_DOWN.set(1)
         if not was_down:
             log.error("tier2.unavailable", operation=away.operation, reason=away.reason)
+            self._down_since = self._clock.monotonic()
+            self._tell(Tier2Down(self._worker, away.operation, away.reason))
         return Again(str(away), pause_s)
 
     def _tier2_answered(self) -> None:
         TIER2_DOWN.set(0)
         if self._tier2.succeeded():
             log.info("tier2.recovered")
+            after_ms = round((self._clock.monotonic() - self._down_since) * 1000)
+            self._tell(Tier2Recovered(self._worker, None, after_ms))
+
+    def _tell(self, data: Tier2Down | Tier2Recovered) -> None:
+        if self._outbox is not None:
+            self._told_count += 1
+            self._outbox.tell(data, event_id=f"tier2-{self._incarnation}-{self._told_count}")
 
 
 def _gravest(failures: ExceptionGroup[OwnerUnreachable | RangeGone]) -> Exception:
