@@ -261,7 +261,9 @@ def _parts(core: ControllerCore, client: Client, locator: Locator) -> dict[str, 
     return {
         "GRPCServer": core.ready.is_set(),
         "eventProcessor": core.ready.is_set() and client.is_connected,
+        "retentionService": core.ready.is_set(),
         "segmentContainerMonitor": not locator.unserved(),
+        "watermarkingService": core.ready.is_set(),
     }
 
 
