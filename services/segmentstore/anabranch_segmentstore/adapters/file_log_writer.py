@@ -437,9 +437,13 @@ class Writer:
 
     def _finish(self, finished: _Finished, directory: Path) -> None:
         """The file behind it is synced: make its name durable, and give back what the finished
-        one never used. Not earlier: a file that is shorter than it was made is damaged."""
+        one never used. Not earlier: a file that is shorter than it was made is damaged.
+
+        Its pages go too. The newest bytes are in the read cache; and the next file then gets
+        pages that are at hand, which on a virtual machine cost a third of untouched ones."""
         self._files.sync_directory(directory)
         self._files.cut(finished.descriptor, finished.used_bytes)
+        self._files.release_pages(finished.descriptor)
         self._files.close(finished.descriptor)
 
     def _truncate(self, job: TruncateJob) -> None:
