@@ -43,7 +43,8 @@ def main() -> int:
                 print(f"seed {seed}: {outcome.violations[0]}", flush=True)
             else:
                 print(outcome.report())
-                print(f"\nseed {seed} failed; replay it with: make simulate SEED={seed}")
+                print(f"\nseed {seed} failed: {outcome.violations[0]}")
+                print(f"replay it with: make simulate SEED={seed}")
                 return 1
         if 0 < arguments.seconds < time.monotonic() - begun:
             break

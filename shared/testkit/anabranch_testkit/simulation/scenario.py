@@ -250,7 +250,14 @@ class _Scenario:
         offset = start
         while offset < end:
             request = c.ReadSegment(segment, offset, end - offset)
-            reply = await client.insist(segment, request, c.SegmentRead)
+            reply = await client.insist(segment, request, c.SegmentRead, c.SegmentIsTruncated)
+            if isinstance(reply, c.SegmentIsTruncated):
+                # A reader still truncates behind itself.
+                if reply.start_offset not in self.auditor.segments[segment].truncations:
+                    self.auditor.blame(f"{segment}: nobody truncated it at {reply.start_offset}")
+                    return
+                offset = reply.start_offset
+                continue
             if not isinstance(reply, c.SegmentRead) or not reply.data:
                 self.auditor.blame(f"{segment}: nothing at {offset} of {end}: {reply}")
                 return
