@@ -11,7 +11,8 @@ memoryview of it; nothing here touches that buffer again. So keeping an append u
 durable costs the append and nothing around it, and big data is never copied.
 
 The buffer of a big frame grows with what has arrived, not with what the header announced: who
-announces 16 MiB and sends nothing costs one receive buffer.
+announces 16 MiB and sends nothing costs one receive buffer. Who has sent a big frame to its end
+is believed as much the next time, so that in a stream of big frames nothing is copied.
 
 A violation raises a ProtocolError. Frames that came whole before it in the same read are then
 not handed out: Pravega does not answer a good request in front of a bad one either. After that
@@ -46,9 +47,9 @@ class _BigFrame:
 
     __slots__ = ("buffer", "code", "filled", "length", "view")
 
-    def __init__(self, code: int, length: int, beginning: memoryview) -> None:
+    def __init__(self, code: int, length: int, beginning: memoryview, believed: int) -> None:
         self.code, self.length, self.filled = code, length, len(beginning)
-        self.buffer = bytearray(min(length, RECEIVE_BUFFER_BYTES))
+        self.buffer = bytearray(min(length, believed))
         self.view = memoryview(self.buffer)
         self.view[: self.filled] = beginning
 
@@ -68,10 +69,20 @@ class FrameSplitter:
     """One direction of one connection.
 
     Memory: RECEIVE_BUFFER_BYTES, and while a big frame is on its way at most its length and,
-    for the moment of growing, a quarter of it again.
+    for the moment of growing, a quarter of it again. Of what only was announced: no more than
+    the last big frame was long.
     """
 
-    __slots__ = ("_big", "_buffer", "_end", "_failure", "_payload_bytes_max", "_start", "_view")
+    __slots__ = (
+        "_believed",
+        "_big",
+        "_buffer",
+        "_end",
+        "_failure",
+        "_payload_bytes_max",
+        "_start",
+        "_view",
+    )
 
     def __init__(self, payload_bytes_max: int = PAYLOAD_BYTES_MAX) -> None:
         self._payload_bytes_max = payload_bytes_max
@@ -80,6 +91,7 @@ class FrameSplitter:
         self._start = 0  # of the first byte that belongs to no frame yet
         self._end = 0  # of what has arrived
         self._big: _BigFrame | None = None
+        self._believed = RECEIVE_BUFFER_BYTES  # of an announced length, before it arrives
         self._failure: ProtocolError | None = None
 
     def get_buffer(self, size_hint: int = -1) -> memoryview:
@@ -98,6 +110,7 @@ class FrameSplitter:
             if big.filled < big.length:
                 return []
             self._big = None
+            self._believed = max(RECEIVE_BUFFER_BYTES, big.length)
             return [big.frame()]
         self._end += count
         try:
@@ -123,6 +136,12 @@ class FrameSplitter:
         """Has no part of a frame arrived? Then an end of the connection cuts nothing off."""
         return self._big is None and self._start == self._end
 
+    @property
+    def unfinished_bytes(self) -> int:
+        """How much has arrived of the frame that is on its way, its header left out if it is big;
+        grows until the frame is whole."""
+        return self._end - self._start if self._big is None else self._big.filled
+
     def _split(self) -> list[Frame]:
         view, start, end = self._view, self._start, self._end
         frames: list[Frame] = []
@@ -133,7 +152,7 @@ class FrameSplitter:
             behind = start + FRAME_HEADER_BYTES + length
             if length > SMALL_PAYLOAD_BYTES_MAX:
                 arrived = view[start + FRAME_HEADER_BYTES : min(behind, end)]
-                big = _BigFrame(code, length, arrived)
+                big = _BigFrame(code, length, arrived, self._believed)
                 if behind > end:
                     self._big, start = big, end
                     break
