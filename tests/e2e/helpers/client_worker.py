@@ -12,6 +12,7 @@ import time
 
 import pravega_client
 
+GIL_PAUSE_S = 0.001  # see load_reader.py
 PLAIN = (type(None), bool, int, float, str, bytes, list, dict, tuple)
 
 
@@ -61,6 +62,7 @@ async def read(reader, count, limit_s):
             events.append((bytes(event.data()), event.offset()))
             if len(events) == count:
                 break
+        time.sleep(GIL_PAUSE_S)
         reader.release_segment(part)
     return events
 
