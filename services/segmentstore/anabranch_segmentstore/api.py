@@ -83,6 +83,16 @@ class ReadResult(NamedTuple):
     sealed_while_waiting: bool = False
 
 
+class StoredChunk(NamedTuple):
+    """A run of a segment's bytes in one object of tier 2. `stored_length`: how many of them the
+    object has, None when it is not there."""
+
+    object_name: str
+    start_offset: int
+    length: int
+    stored_length: int | None
+
+
 class TableKey(NamedTuple):
     key: bytes
     version: int = NO_VERSION
@@ -187,6 +197,15 @@ class SegmentContainer(Protocol):
         `admit` is awaited once, when there is something to fetch, with the most bytes that
         the result can have: the caller's way to bound what it holds for slow readers.
         """
+        ...
+
+    # --- administration ---
+    async def flush_to_storage(self) -> None:
+        """Until all that is accepted now is in tier 2, for as long as the caller waits."""
+        ...
+
+    async def stored_chunks(self, name: str) -> Sequence[StoredChunk]:
+        """Where the segment's bytes are in tier 2, in their order; looks at each object."""
         ...
 
     # --- tables (wire-protocol.md section 7) ---

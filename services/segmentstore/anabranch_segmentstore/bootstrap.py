@@ -62,8 +62,11 @@ async def serve(settings: SegmentStoreSettings, stop: asyncio.Event) -> None:
         wal = settings.wal_dir if settings.tier1 == "file" else None
         if wal is not None:
             owned.callback(_lock(settings, wal).release)
-        listening = _bind(settings)
+        listening = _bind(settings, settings.port)
         owned.callback(listening.close)
+        administering = _bind(settings, settings.admin_port) if settings.admin_port else None
+        if administering is not None:
+            owned.callback(administering.close)
         objects = await _open_objects(settings, clock)
         owned.push_async_callback(objects.close)
         logs = await _open_logs(settings, wal, clock, owned)
@@ -97,6 +100,8 @@ async def serve(settings: SegmentStoreSettings, stop: asyncio.Event) -> None:
         )
         port: int = listening.getsockname()[1]
         await _listen(store, listening, owned)
+        if administering is not None:
+            await _listen(store, administering, owned, is_admin=True)
         await _start_health(store, settings, owned)
         member = Member(
             id=settings.member_id,
@@ -205,23 +210,29 @@ def _open_registry(settings: SegmentStoreSettings, clock: Clock) -> RedisRegistr
         raise CannotStart(f"--redis-url {settings.redis_url}: {error}") from error
 
 
-def _bind(settings: SegmentStoreSettings) -> socket.socket:
+def _bind(settings: SegmentStoreSettings, port: int) -> socket.socket:
     """Before anything slow, so that a taken port is said at once. Clients that come early wait
     in the queue of the kernel."""
     try:
         return socket.create_server(
-            (settings.host, settings.port), backlog=BACKLOG, reuse_port=settings.share_port
+            (settings.host, port), backlog=BACKLOG, reuse_port=settings.share_port
         )
     except OSError as error:
         raise CannotStart(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. "
-            "Another segment store may be running; choose another with --port."
+            f"cannot listen on {settings.host}:{port}: {error.strerror or error}. "
+            "Another segment store may be running; choose another with --port or --admin-port."
         ) from error
 
 
-async def _listen(store: SegmentStore, listening: socket.socket, owned: AsyncExitStack) -> None:
+async def _listen(
+    store: SegmentStore,
+    listening: socket.socket,
+    owned: AsyncExitStack,
+    *,
+    is_admin: bool = False,
+) -> None:
     server = await asyncio.get_running_loop().create_server(
-        lambda: Connection(store), sock=listening, backlog=BACKLOG
+        lambda: Connection(store, is_admin=is_admin), sock=listening, backlog=BACKLOG
     )
     owned.callback(server.close)
 

@@ -16,6 +16,9 @@ and TCP slows the client:
 Reads fetch nothing while READS_BYTES_MAX of replies to reads are being made, or while the
 client does not read: thousands may be held, but few hold bytes.
 
+Nobody holds memory by doing nothing (patience.py): a peer that leaves a frame unfinished, or its
+replies unread, is cut off. A peer that is merely idle is not, however many reads it has held.
+
 A fault of the peer closes the connection without a reply, and so does a bug in here, which is
 logged once: the connection is the smallest failure domain.
 """
@@ -36,9 +39,10 @@ from anabranch_wire.constants import WIRE_VERSION_HIGH, WIRE_VERSION_LOW
 from anabranch_wire.errors import EmptyTableKey, ProtocolError
 from anabranch_wire.framing import Frame, FrameSplitter
 
-from anabranch_segmentstore import requests
+from anabranch_segmentstore import administration, requests
 from anabranch_segmentstore.api import READ_LENGTH_MAX, SegmentContainer
 from anabranch_segmentstore.domain import errors
+from anabranch_segmentstore.patience import LOOK_S, Impatience, Owing, watch_for_vanished_peer
 from anabranch_segmentstore.writers import Writer, WriterForgotten, setup_refusal
 
 REQUESTS_BYTES_MAX: Final = 32 * 1024 * 1024  # two of the longest appends
@@ -60,7 +64,7 @@ class Pause(enum.Enum):
     CLOSED = "it is closing"
 
 
-class Site(requests.Site, Protocol):
+class Site(requests.Site, administration.Site, Protocol):
     """What a connection needs of the store."""
 
     def opened(self, connection: Connection) -> bool:
@@ -75,10 +79,10 @@ class Site(requests.Site, Protocol):
 
 
 class Connection(asyncio.BufferedProtocol):
-    """Made by the server for each accepted socket."""
+    """Made by the server for each accepted socket; `is_admin`: of the administrative port."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, site: Site, *, is_admin: bool = False) -> None:
+        self._site, self._is_admin = site, is_admin
         self._splitter = FrameSplitter()
         self._assembler = AppendAssembler()
         self._context = requests.Context(site, set())
@@ -93,6 +97,10 @@ class Connection(asyncio.BufferedProtocol):
         self._requests_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._replies: list[c.Data] = []
+        self._replies_bytes = 0  # handed to the transport so far
+        self._has_finished_frame = False  # since the last look
+        self._frame_patience, self._reply_patience = Impatience(), Impatience()
+        self._next_look: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self.peer = ""
@@ -104,11 +112,15 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
         self._is_reading = True
         self.peer = str(transport.get_extra_info("peername"))
+        watch_for_vanished_peer(transport.get_extra_info("socket"))
+        self._next_look = self._loop.call_later(LOOK_S, self._look)
         if not self._site.opened(self):
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if self._next_look is not None:
+            self._next_look.cancel()
         self._pauses.add(Pause.CLOSED)
         self._frames.clear()
         for task in self._tasks:
@@ -121,10 +133,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         try:
-            self._frames.extend(self._splitter.buffer_updated(nbytes))
+            frames = self._splitter.buffer_updated(nbytes)
         except ProtocolError as fault:
             self._abort(fault)
             return
+        if frames:
+            self._has_finished_frame = True
+            self._frames.extend(frames)
         if self._frames and not self._is_turn_due:
             self._turn()
 
@@ -163,7 +178,7 @@ class Connection(asyncio.BufferedProtocol):
         code, payload = self._frames.popleft()
         self._payload_bytes = len(payload)
         try:
-            return decode_request(code, payload)
+            return decode_request(code, payload, admin=self._is_admin)
         except EmptyTableKey as fault:
             problem = "table keys may not be empty"
             reply = c.ErrorMessage(
@@ -196,7 +211,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._hello(command)
                 return False
             case c.FlushToStorage() | c.ListStorageChunks():
-                raise AssertionError("decode_request lets them through on the admin port only")
+                assert self._is_admin, "decode_request lets them through on the admin port only"
+                self._spawn(self._administer(command))
+                return True
             case c.ReadSegment():
                 self._spawn(self._read(command))
                 return True
@@ -290,6 +307,9 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             self.finished(payload_bytes)
 
+    async def _administer(self, command: administration.Command) -> None:
+        self._reply(command, await administration.answer(self._site, command))
+
     async def _read(self, command: c.ReadSegment) -> None:
         admitted = 0
 
@@ -318,7 +338,11 @@ class Connection(asyncio.BufferedProtocol):
                 turn.set_result(None)
                 room -= READ_LENGTH_MAX
 
-    def _reply(self, command: c.SegmentRequest | c.TableRequest, reply: c.Reply | None) -> None:
+    def _reply(
+        self,
+        command: c.SegmentRequest | c.TableRequest | administration.Command,
+        reply: c.Reply | None,
+    ) -> None:
         if reply is None:
             self.close_after_replies(f"no reply exists for what became of {command!r:.200}")
         else:
@@ -371,9 +395,34 @@ class Connection(asyncio.BufferedProtocol):
             self._flush_due()
         replies, self._replies = self._replies, []
         if replies and self._transport is not None:
+            self._replies_bytes += sum(map(len, replies))
             self._transport.writelines(replies)
 
     # --- Pausing and closing ---
+
+    def _look(self) -> None:
+        """From time to time: cut off a peer that leaves a frame or its replies lying about."""
+        if self._transport is None:
+            return
+        unread_bytes = self._transport.get_write_buffer_size()
+        is_behind = unread_bytes > 0
+        # While the connection is not read, what is missing of a frame is not the peer's fault.
+        is_unfinished = (
+            self._is_reading
+            and not self._has_finished_frame
+            and not self._splitter.is_between_frames
+        )
+        self._has_finished_frame = False
+        now, taken_bytes = self._loop.time(), self._replies_bytes - unread_bytes
+        arrived_bytes = self._splitter.unfinished_bytes
+        if self._frame_patience.is_over(is_unfinished, arrived_bytes, now):
+            self._abort(Owing(self.peer, f"a frame, of which {arrived_bytes} bytes have come"))
+        elif self._reply_patience.is_over(is_behind, taken_bytes, now):
+            self._abort(
+                Owing(self.peer, f"to read its replies, of which {unread_bytes} bytes wait")
+            )
+        else:
+            self._next_look = self._loop.call_later(LOOK_S, self._look)
 
     def _pause(self, reason: Pause) -> None:
         self._pauses.add(reason)

@@ -32,6 +32,7 @@ from anabranch_segmentstore.api import (
     AttributeUpdate,
     ReadResult,
     SegmentInfo,
+    StoredChunk,
     TableDelta,
     TableEntry,
     TableInfo,
@@ -65,8 +66,9 @@ from anabranch_segmentstore.group_commit import BUSY_BYTES_DEFAULT, Batch, Group
 from anabranch_segmentstore.held_reads import HeldReads
 from anabranch_segmentstore.load import LoadBook, SegmentTaken
 from anabranch_segmentstore.ports import ContainerId, DurableLog, TieringBus
-from anabranch_segmentstore.reads import SegmentReader, SegmentVanished
+from anabranch_segmentstore.reads import NoTierTwo, SegmentReader, SegmentVanished
 from anabranch_segmentstore.recovery import Recovered, recover
+from anabranch_segmentstore.stored_chunks import stored_chunks
 from anabranch_segmentstore.table_requests import TableRequests
 from anabranch_segmentstore.tiering import Tiering, TieringSettings
 from anabranch_segmentstore.upkeep import Upkeep
@@ -358,6 +360,17 @@ class Container:
         if not segment.is_durably_created:
             await self.settled(segment)
         return segment
+
+    # --- administration ---
+
+    async def flush_to_storage(self) -> None:
+        if self.tiering is None:
+            raise NoTierTwo(f"container {self.id} runs without tier 2")
+        await self.tiering.flush()
+
+    async def stored_chunks(self, name: str) -> Sequence[StoredChunk]:
+        extents = await self.look(name, lambda segment: segment.extents.all())
+        return await stored_chunks(extents, self.objects)
 
     # --- tables ---
 

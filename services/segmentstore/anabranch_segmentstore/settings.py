@@ -22,6 +22,12 @@ class SegmentStoreSettings(ServiceSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(12345, ge=0, le=65535, description="port to listen on; 0: any free one")
+    admin_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="port for FlushToStorage and ListStorageChunks, on the same address; 0: none",
+    )
     share_port: bool = Field(
         False,
         description="listen with SO_REUSEPORT, for a supervisor that holds the port meanwhile",

@@ -113,6 +113,12 @@ class SegmentStore:
             raise ContainerStopped(segment, "another store holds it, or none yet")
         return await host.ready(segment)
 
+    async def container_numbered(self, number: int) -> SegmentContainer:
+        host = self._hosts.get(number)
+        if host is None:
+            raise ContainerStopped("", f"container {number} does not run here")
+        return await host.ready("")
+
     def confirm(self, segment: str) -> None:
         host = self._hosts.get(self._number_of(segment))
         if host is None:

@@ -12,7 +12,7 @@ delays; when too many bytes wait for tier 2 the container takes no more (faults 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 log = structlog.stdlib.get_logger("anabranch.tiering")
 OBJECTS_PER_DELETION_MAX: Final = 1000
+FLUSH_POLL_S: Final = 0.05  # of a flush that an operator waits for
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Tiering:
         self._ordinal = 0
         self._ordered_at: dict[str, float] = {}  # when each intended name was sent last
         self._waiting_since: dict[SegmentId, float] = {}
+        self._flushes_count = 0  # that operators wait for
         self.bus_failure: BusUnavailable | None = None
 
     async def tick(self) -> None:
@@ -93,6 +95,21 @@ class Tiering:
             if self.bus_failure is not None:
                 log.info("tiering.bus_back", container=self._container.id)
             self.bus_failure = None
+
+    async def flush(self) -> None:
+        """Until all that is accepted now is in tier 2, and journalled so: for as long as that
+        takes and the container lives. Raises ContainerStopped."""
+        container, state = self._container, self._container.state
+        await container.barrier()
+        through = container.commits.durable_position
+        self._flushes_count += 1
+        try:
+            while (oldest := state.oldest_untiered_frame()) is not None and oldest <= through:
+                await container.clock.sleep(FLUSH_POLL_S)
+                container.check_running("")
+        finally:
+            self._flushes_count -= 1
+        await container.barrier()
 
     async def report(self, report: ChunkReport) -> ChunkAnswer:
         """A worker's report. Once this returns "accepted" the chunk is journalled."""
@@ -208,9 +225,10 @@ class Tiering:
         if free <= 0:
             return
         busy = {one.segment for order in state.ledger.intended.values() for one in order.ranges}
-        objects = plan(
-            state, self._settings.rules, waiting_s=waiting_s, busy=busy, objects_max=free
-        )
+        rules = self._settings.rules
+        if self._flushes_count:
+            rules = replace(rules, age_s=0.0)
+        objects = plan(state, rules, waiting_s=waiting_s, busy=busy, objects_max=free)
         intended = [ChunkIntended(self._new_name(), ranges) for ranges in objects]
         for one in intended:
             container.record(one)
