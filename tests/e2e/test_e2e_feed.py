@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
+from anabranch_events.feed import CloudEvent
+from anabranch_events.segment_graph import replay
 from helpers.client import Client
 from helpers.cluster import StandaloneCluster, wait_until
 from helpers.control import Control
@@ -72,3 +75,53 @@ def test_a_busy_stream_splits_by_itself_and_says_why(
         assert event["data"]["observed_rate"] > event["data"]["target_rate"] > 0
         assert event["data"]["reason"]
         load.finish()
+
+
+def test_the_feed_of_a_live_cluster_replayed_is_its_segment_graph(
+    cluster: StandaloneCluster, client: Client, scope: str, control: Control
+) -> None:
+    """Who follows the feed would see other segments than the clients do."""
+    client.manager.create_stream(scope, "graph", 2)
+    control.scale(scope, "graph", [0], [(0.0, 0.2), (0.2, 0.5)])
+    merged = sorted(segment.id for segment in control.segments(scope, "graph"))
+    control.scale(scope, "graph", merged, [(0.0, 0.75), (0.75, 1.0)])
+    lines = feed(cluster, f"anabranch.feed.stream.*.{scope}.graph", 3)
+    graph = replay(msgspec.json.decode(json.dumps(line), type=CloudEvent) for line in lines)
+    found = graph[f"{scope}/graph"]
+    wanted = sorted(control.segments(scope, "graph"), key=lambda segment: segment.low)
+    assert [(one.id, one.low, one.high) for one in found.open_segments] == [
+        (one.id, one.low, one.high) for one in wanted
+    ]
+    for one in found.segments:
+        successors = control.successors(scope, "graph", one)
+        assert {after.id for after in found.successors(one)} == set(successors)
+        for after, before in successors.items():
+            assert {old.id for old in found.predecessors(after)} == set(before)
+
+
+def test_members_containers_and_history_are_told(
+    cluster: StandaloneCluster, client: Client, scope: str, control: Control
+) -> None:
+    """An operator could not see who serves what, nor what happened to a stream."""
+    joined = feed(cluster, "anabranch.feed.member.joined.>", 4)
+    assert {event["data"]["role"] for event in joined} == {
+        "controller",
+        "segmentstore",
+        "autoscaler",
+        "tierer",
+    }
+    moved = feed(cluster, "anabranch.feed.container.moved.*", 4)
+    assert {event["data"]["container"] for event in moved} == {0, 1, 2, 3}
+    client.manager.create_stream(scope, "past", 1)
+    control.scale(scope, "past", [0], [(0.0, 0.5), (0.5, 1.0)])
+    told = cluster.command("history", "stream", f"{scope}/past", "-o", "json")
+    assert told.returncode == 0, told.stderr
+    rows = json.loads(told.stdout)
+    assert [row["event"] for row in rows if row["event"] != "WorkTakenOver"] == [
+        "StreamCreated",
+        "StreamActivated",
+        "ScaleStarted",
+        "EpochAppended",
+        "ScaleCompleted",
+    ]
+    assert (rows[-1]["epoch"], rows[2]["cause"]) == (1, "manual")

@@ -50,6 +50,12 @@ class Control:
         found = [_segment(entry) for entry in reply.segmentRanges]
         return sorted(found, key=lambda segment: segment.low)
 
+    def successors(self, scope: str, stream: str, segment: int) -> dict[int, list[int]]:
+        """What follows a segment, each with all of its predecessors."""
+        request = pb.SegmentId(streamInfo=_info(scope, stream), segmentId=segment)
+        reply = self.stub.getSegmentsImmediatelyFollowing(request, timeout=CALL_LIMIT_S)
+        return {_segment(entry.segment).id: list(entry.value) for entry in reply.segments}
+
     def start_scale(
         self, scope: str, stream: str, seal: list[int], ranges: list[tuple[float, float]]
     ) -> pb.ScaleResponse:
