@@ -280,22 +280,36 @@ async def store_options() -> AsyncIterator[Any]:
         valkey = await owned.enter_async_context(valkey_server())
         registry = RedisRegistry(valkey.url, clock=SystemClock())
         owned.push_async_callback(registry.close)
-        store = start_store(nats.url, valkey.url, Path(owned.enter_context(TemporaryDirectory())))
+        folder = Path(owned.enter_context(TemporaryDirectory()))
+        (folder / "tier2").mkdir()
+        tierer = make_tierer(nats.url, valkey.url, folder)
+        await tierer.start()
+        owned.push_async_callback(tierer.stop)
+        admin_port = server_binaries.free_port()
+        store = make_store(nats.url, valkey.url, folder, admin_port)
         await registry.set_cluster(ClusterInfo("golden", containers_count=1))
         await registry.assign([Assignment(0, "segmentstore-0", 1)])
         await store.start()
         owned.push_async_callback(store.stop)
         await eventually(registry.serving, 20)
-        yield wire_replay.Options("127.0.0.1", store.port)
+        yield wire_replay.Options("127.0.0.1", store.port, admin_port)
 
 
-def start_store(nats_url: str, redis_url: str, folder: Path) -> Server:
+def make_store(nats_url: str, redis_url: str, folder: Path, admin_port: int) -> Server:
     port = server_binaries.free_port()
     command = [sys.executable, "-m", "anabranch_segmentstore", "--port", str(port)]
-    command += ["--nats-url", nats_url, "--redis-url", redis_url]
+    command += ["--admin-port", str(admin_port), "--nats-url", nats_url, "--redis-url", redis_url]
     command += ["--wal-dir", str(folder / "wal"), "--tier2-dir", str(folder / "tier2")]
-    (folder / "tier2").mkdir()
     return Server("segmentstore", f"127.0.0.1:{port}", port, folder, lambda: command)
+
+
+def make_tierer(nats_url: str, redis_url: str, folder: Path) -> Server:
+    """Its port is that of its health."""
+    port = server_binaries.free_port()
+    command = [sys.executable, "-m", "anabranch_tierer", "--health-port", str(port)]
+    command += ["--nats-url", nats_url, "--redis-url", redis_url]
+    command += ["--tier2-dir", str(folder / "tier2")]
+    return Server("tierer", f"127.0.0.1:{port}", port, folder, lambda: command)
 
 
 def accepted_differences() -> list[tuple[str, str]]:
