@@ -121,6 +121,12 @@ async def peers() -> AsyncIterator[Peers]:
 
 
 @pytest.fixture
+def sync_peers() -> Peers:
+    """For a test that runs its loop itself, and closes them."""
+    return Peers()
+
+
+@pytest.fixture
 async def peer(faked: Any, peers: Peers) -> Peer:
     return await peers.connect(faked)
 
