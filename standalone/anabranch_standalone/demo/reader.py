@@ -26,6 +26,9 @@ from anabranch_standalone.demo.messages import (
 from anabranch_standalone.demo.writer import TripEvent
 
 REPORT_INTERVAL_S: Final = 0.5
+# release_segment keeps the GIL and waits for the library's threads, and one of those may be
+# waiting for the GIL to end the read before it: both would stand still for 30 s.
+RELEASE_PAUSE_S: Final = 0.001
 NOTHING_PAUSE_S: Final = 0.05
 
 
@@ -67,6 +70,7 @@ class TripReader:
                 continue
             for event in segment_slice:
                 self.take(bytes(event.data()))
+            await asyncio.sleep(RELEASE_PAUSE_S)
             reader.release_segment(segment_slice)
 
     def take(self, data: bytes) -> None:

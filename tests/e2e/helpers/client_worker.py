@@ -62,7 +62,7 @@ async def read(reader, count, limit_s):
             events.append((bytes(event.data()), event.offset()))
             if len(events) == count:
                 break
-        time.sleep(GIL_PAUSE_S)
+        await asyncio.sleep(GIL_PAUSE_S)
         reader.release_segment(part)
     return events
 

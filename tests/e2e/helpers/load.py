@@ -144,7 +144,13 @@ class Load:
             self._check_alive()
             return self.acked >= goal and self.read >= goal
 
-        wait_until(reached, limit_s, f"{events} more events written and read")
+        try:
+            wait_until(reached, limit_s, f"{events} more events written and read")
+        except AssertionError as late:
+            late.add_note(f"goal {goal}, acknowledged {self.acked}, read {self.read}")
+            late.add_note(f"writer: {self.writer.errors()[-2000:]}")
+            late.add_note(f"reader: {self.reader.errors()[-2000:]}")
+            raise
 
     def finish(self) -> int:
         """Stop writing, read the rest, check all of it; the number of events."""

@@ -71,7 +71,7 @@ async def main():
         if part is not None:
             for event in part:
                 checker.take(event.data())
-            time.sleep(GIL_PAUSE_S)
+            await asyncio.sleep(GIL_PAUSE_S)
             reader.release_segment(part)
         if time.monotonic() - told > TELL_S:
             told = time.monotonic()
