@@ -186,7 +186,8 @@ def _advance(stream: _Stream, event: domain.StreamEvent, at_ms: int) -> list[Ent
             data = feed.StreamCreated(scope, name, stream.config, stream.segments)
             return [Entry(data, at_ms)]
         case domain.ScaleStarted():
-            stream.scale = event
+            # Clients may leave out when they asked; then it counts from when it was accepted.
+            stream.scale = msgspec.structs.replace(event, requested_ms=event.requested_ms or at_ms)
         case domain.EpochAppended():
             stream.epochs = (event,)
         case domain.ScaleCompleted():

@@ -70,6 +70,17 @@ def test_scale_says_cause_rates_ranges_and_duration() -> None:
     assert projection.apply(SUBJECT, _batch(SCALE_COMPLETED)) == [Entry(scaled, NOW_MS + 40)]
 
 
+def test_scale_without_a_time_of_its_request_lasts_from_its_acceptance() -> None:
+    """A scale by a client that names no time would be shown as one of fifty years."""
+    projection = FeedProjection()
+    projection.apply(SUBJECT, _created())
+    started = msgspec.structs.replace(SCALE_STARTED, requested_ms=0)
+    projection.apply(SUBJECT, _batch(started, at_ms=NOW_MS + 10))
+    [entry] = projection.apply(SUBJECT, _batch(EPOCH, SCALE_COMPLETED))
+    assert isinstance(entry.data, feed.StreamScaled)
+    assert entry.data.duration_ms == 30
+
+
 def test_merge_is_counted_as_one() -> None:
     """A merge that is shown as a split would draw the heat map upside down."""
     merged = SegmentRange(2 << 32 | 3, 0.0, 1.0)
