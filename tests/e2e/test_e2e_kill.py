@@ -7,13 +7,16 @@ client's own back-off is 11 s long).
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
 
+import grpc
 import pytest
 from helpers.client import Client
 from helpers.cluster import StandaloneCluster, is_alive
+from helpers.control import Control, Segment, assert_covers_key_space
 from helpers.load import Load
 
 FRESH_LIMIT_S = 10.0
@@ -101,3 +104,55 @@ def test_the_segment_store_killed_again_and_again_keeps_every_key_in_order(
             old = mortal.kill("segmentstore-0")
             mortal.wait_for_successor("segmentstore-0", old)
         load.finish()
+
+
+# Every cut is at a sixteenth: the client looks segments up in a tree that fails once it has
+# seen more than 64 different borders.
+GRID = 16
+
+
+def next_scale(
+    segments: list[Segment], rng: random.Random
+) -> tuple[list[int], list[tuple[float, float]]]:
+    """A random split or a merge of two neighbours."""
+    wide = [segment for segment in segments if segment.high - segment.low > 1 / GRID]
+    if wide and (len(segments) == 1 or (len(segments) < 6 and rng.random() < 0.5)):
+        segment = rng.choice(wide)
+        first, last = round(segment.low * GRID), round(segment.high * GRID)
+        cut = rng.randrange(first + 1, last) / GRID
+        return [segment.id], [(segment.low, cut), (cut, segment.high)]
+    at = rng.randrange(len(segments) - 1)
+    left, right = segments[at : at + 2]
+    return [left.id, right.id], [(left.low, right.high)]
+
+
+@pytest.mark.timeout(180)
+def test_scales_cut_short_by_kills_are_finished_and_keep_every_key_in_order(
+    mortal: StandaloneCluster, open_client: Callable[[], Client]
+) -> None:
+    """A scale that its controller left half done would stop the stream or lose its order."""
+    manager = open_client().manager
+    manager.create_scope("mortal")
+    stream = f"stream{next(_streams)}"
+    manager.create_stream("mortal", stream, 1)
+    rng, scales_count, failures = random.Random(7), 0, list[grpc.StatusCode]()
+    with (
+        Load(mortal.controller, "mortal", stream, keys=50, rate=500) as load,
+        Control(mortal.controller) as control,
+    ):
+        for process in ("controller", "nats", "redis", "controller", "nats"):
+            for turn in range(40):
+                if turn == 10:
+                    mortal.kill(process)
+                try:
+                    segments = control.segments("mortal", stream)
+                    assert_covers_key_space(segments)
+                    control.start_scale("mortal", stream, *next_scale(segments, rng))
+                    scales_count += 1
+                except grpc.RpcError as error:
+                    failures.append(error.code())  # what became of it shows at the next turn
+            load.wait_for_progress(100)
+        assert_covers_key_space(control.segments("mortal", stream))
+        load.finish()
+    assert scales_count > 50
+    assert set(failures) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
