@@ -124,9 +124,11 @@ class Life:
         self.write(domain.UpdateStarted(config))
         self.write(domain.UpdateCompleted())
 
-    def delete(self) -> None:
+    def seal(self) -> None:
         self.write(domain.SealStarted())
         self.write(domain.StreamSealed(()))
+
+    def delete(self) -> None:
         self.write(domain.DeleteStarted())
         stream = self.stream
         assert stream is not None
@@ -152,14 +154,26 @@ def lives(draw: st.DrawFn) -> Life:
             case "update":
                 life.update(f"t{number}")
             case _:
+                life.seal()
+                if draw(st.booleans()):
+                    life.take_snapshot(number)
                 life.delete()
                 if draw(st.booleans()):
                     life.take_snapshot(number)
                 life.create(draw(st.integers(1, 3)))
         if draw(st.booleans()):
             life.take_snapshot(number)
-    if draw(st.booleans()):
-        life.delete()
+    match draw(st.sampled_from(("active", "sealed", "sealed and told", "deleted"))):
+        case "sealed":
+            life.seal()
+        case "sealed and told":
+            life.seal()
+            life.take_snapshot(99)
+        case "deleted":
+            life.seal()
+            life.delete()
+        case _:
+            pass
     return life
 
 
