@@ -61,8 +61,9 @@ format: setup  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## Measure writes with fsync beside what the disk does alone
+bench: setup  ## Measure writes with fsync beside the disk alone, and appends beside the bare path
 	$(BIN)/python benchmarks/write.py
+	$(BIN)/python benchmarks/append.py
 
 simulate: setup  ## Run the services in virtual time from seeds (SEEDS=1000, or SEED=n to replay one)
 	$(BIN)/python -m anabranch_testkit.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200))
