@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, cast
 from uuid import UUID
 
 import structlog
@@ -60,6 +60,10 @@ class Site(Protocol):
         ContainerStopped when it runs elsewhere."""
         ...
 
+    async def forward(self, segment: str, command: c.TableRequest) -> c.Reply | None:
+        """The answer of the store that holds the container; None: close the connection."""
+        ...
+
     def confirm(self, segment: str) -> None:
         """Called before a reply leaves: a store that was paused may have lost the container
         meanwhile, and must not answer from what it remembers. Raises ContainerStopped."""
@@ -100,8 +104,10 @@ async def answer(context: Context, command: c.SegmentRequest | c.TableRequest) -
     try:
         container = await context.site.container_of(segment)
     except errors.ContainerStopped:
-        # Rust's tables take WrongHost for a failure; after a lost connection they try again.
-        return None if request.is_table else c.WrongHost(command.request_id, segment)
+        if request.is_table:
+            # Rust's tables take WrongHost for a failure, and never look for the new owner.
+            return await context.site.forward(segment, cast(c.TableRequest, command))
+        return c.WrongHost(command.request_id, segment)
     reply: c.Reply | None
     if request.carries_data and container.is_busy:
         await _idle(container)
@@ -211,8 +217,9 @@ async def _create_transient_segment(
     name = transient_segment_name(command.parent_segment, command.writer_id, context.site.new_id())
     values = _attributes_at_creation(context, SegmentType.TRANSIENT)
     del values[attribute_ids.ROLLOVER_SIZE]
-    await container.create_segment(name, attributes=values)
+    # Known before it is made: the connection may go, and this be cancelled, at the await.
     context.transients.add(name)
+    await container.create_segment(name, attributes=values)
     return c.SegmentCreated(command.request_id, name)
 
 
