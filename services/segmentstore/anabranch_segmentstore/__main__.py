@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from anabranch_kit.logging import configure_logging
@@ -9,6 +10,7 @@ from anabranch_kit.run import run_service
 from anabranch_kit.settings import load_settings
 
 from anabranch_segmentstore.bootstrap import serve
+from anabranch_segmentstore.collection import THRESHOLDS
 from anabranch_segmentstore.settings import SegmentStoreSettings
 
 
@@ -20,6 +22,7 @@ def main() -> int:
         level=settings.log_level,
         log_format=settings.log_format,
     )
+    gc.set_threshold(*THRESHOLDS)
     return run_service(lambda stop: serve(settings, stop), uvloop=settings.uvloop)
 
 

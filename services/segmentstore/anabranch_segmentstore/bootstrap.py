@@ -38,6 +38,7 @@ from anabranch_segmentstore.adapters.jetstream_log import JetStreamLogStore
 from anabranch_segmentstore.adapters.jetstream_log_sync import report_sync
 from anabranch_segmentstore.adapters.tiering_bus import QueuedTiering
 from anabranch_segmentstore.cache import BlockCache
+from anabranch_segmentstore.collection import Freezer
 from anabranch_segmentstore.connection import Connection
 from anabranch_segmentstore.container import Container, ContainerSettings, open_container
 from anabranch_segmentstore.domain.flushing import FlushRules
@@ -79,17 +80,26 @@ async def serve(settings: SegmentStoreSettings, stop: asyncio.Event) -> None:
 
         outbox = FeedOutbox(bus, member=settings.member_id, clock=clock)
         opener = container_opener(settings, clock=clock, bus=bus, objects=objects, outbox=outbox)
+        freezer = Freezer()
 
         def make_host(number: ContainerId, on_change: Callable[[], None]) -> ContainerHost:
-            return ContainerHost(
+            def changed() -> None:
+                if host.is_silent:
+                    freezer.ended()
+                elif host.container is not None:
+                    freezer.opened()
+                on_change()
+
+            host = ContainerHost(
                 number,
                 owner=f"{settings.member_id} {incarnation}",
                 logs=logs,
                 open_container=opener,
                 bus=bus,
                 clock=clock,
-                on_change=on_change,
+                on_change=changed,
             )
+            return host
 
         store = SegmentStore(
             registry=registry,

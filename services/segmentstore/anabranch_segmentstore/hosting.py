@@ -109,6 +109,10 @@ class ContainerHost:
             container.fail(error)
             raise ContainerStopped(segment, str(error)) from error
 
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
+
     def stop(self) -> None:
         """Finish what was accepted and close the log; `run` returns then."""
         self._stopping.set()

@@ -31,11 +31,13 @@ from anabranch_kit.ports.registry import (
     Serving,
 )
 from anabranch_kit.run import CannotStart
+from anabranch_wire import commands as c
 from anabranch_wire.hashing import container_of
 
 from anabranch_segmentstore.api import SegmentContainer
 from anabranch_segmentstore.connection import Connection
 from anabranch_segmentstore.domain.errors import ContainerStopped, Refusal
+from anabranch_segmentstore.forwarding import Forwarding
 from anabranch_segmentstore.hosting import READY_WAIT_S, ContainerHost
 from anabranch_segmentstore.ports import ContainerId
 
@@ -82,6 +84,7 @@ class SegmentStore:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._assignments: Mapping[int, Assignment] = {}
         self._given_up: dict[int, tuple[Assignment, str]] = {}
+        self._forwarding = Forwarding()
         self._handovers: dict[int, float] = {}  # containers to come, asked for at (monotonic)
         self._connections: set[Connection] = set()
         self._errands: set[asyncio.Task[None]] = set()
@@ -118,6 +121,14 @@ class SegmentStore:
         if host is None:
             raise ContainerStopped("", f"container {number} does not run here")
         return await host.ready("")
+
+    async def forward(self, segment: str, command: c.TableRequest) -> c.Reply | None:
+        if self._count is None:
+            return None
+        number = self._number_of(segment)
+        if number in self._hosts:
+            return None  # it is being opened here; a client that comes back is served
+        return await self._forwarding.request(number, command)
 
     def confirm(self, segment: str) -> None:
         host = self._hosts.get(self._number_of(segment))
@@ -196,6 +207,8 @@ class SegmentStore:
                 return
             self._assignments = await self._registry.assignments()
             serving = await self._registry.serving()
+            others = {n: one for n, one in serving.items() if one.member != member.id}
+            self._forwarding.update(others)
             for number in range(self._count):
                 await self._reconcile_one(member, ContainerId(number), serving.get(number))
         except RegistryUnavailable as unavailable:
@@ -229,7 +242,8 @@ class SegmentStore:
                 self._start(number)
             return
         if assignment is not None and not is_mine:
-            log.info("store.container_moves", container=number, to=assignment.member)
+            if not host.is_stopping:
+                log.info("store.container_moves", container=number, to=assignment.member)
             host.stop()
             return
         container = host.container
@@ -312,6 +326,7 @@ class SegmentStore:
             connection.close_after_replies("the store stops")
         for errand in self._errands:
             errand.cancel()
+        await self._forwarding.close()
 
     def _errand(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

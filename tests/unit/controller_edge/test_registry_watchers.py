@@ -13,7 +13,7 @@ from anabranch_controller.locator import Locator
 from anabranch_controller.placement import Placement
 from anabranch_controller.ports import SegmentStoreUnavailable
 from anabranch_kit.membership import keep_announced
-from anabranch_kit.ports.registry import ClusterInfo, Member, Serving
+from anabranch_kit.ports.registry import Assignment, ClusterInfo, Member, Serving
 from anabranch_testkit.fakes.clock import FakeClock
 from anabranch_testkit.fakes.registry import MemoryRegistry
 from anabranch_testkit.waiting import eventually
@@ -144,6 +144,24 @@ async def test_location_is_held_until_the_container_is_served(
         await fake_clock.advance(1.0)
         assert not asked.done()
         await registry.set_serving(_serving(container_of(SEGMENT, 4), "10.0.0.9"))
+        assert await asked == Endpoint("10.0.0.9", 12345)
+
+
+async def test_location_of_a_container_that_moves_is_held_until_it_has_moved(
+    registry: MemoryRegistry, fake_clock: FakeClock
+) -> None:
+    """A client would be sent to the old store, refused, and come back after eleven seconds."""
+    number = container_of(SEGMENT, 4)
+    await registry.announce(_store("store-0"), lease_ms=60_000)
+    await registry.announce(_store("store-1"), lease_ms=60_000)
+    await registry.set_serving(_serving(number))
+    await registry.assign([Assignment(number, "store-1", 2)])
+    locator = Locator(registry, containers_count=4)
+    async with _running(locator.run()):
+        asked = asyncio.create_task(locator.locate(SEGMENT, wait_s=10.0))
+        await fake_clock.advance(1.0)
+        assert not asked.done()
+        await registry.set_serving(Serving(number, "store-1", "1", "10.0.0.9", 12345, epoch=2))
         assert await asked == Endpoint("10.0.0.9", 12345)
 
 

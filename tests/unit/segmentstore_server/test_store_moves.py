@@ -181,3 +181,23 @@ async def test_two_stores_pass_a_container_on_without_a_lost_append(
     second = [index for index, name in enumerate(names) if name == "log.opened"][1]
     assert names.index("container.stopped") < second
     assert "container.fenced" not in names
+
+
+async def test_a_table_request_reaches_a_table_that_moved(
+    tmp_path: Path, support: ModuleType, peers: Any
+) -> None:
+    """Readers of the Rust and Python clients would stand still for ever after a move: their
+    tables never ask where the container is."""
+    table = "scope/group_kvtable/0.#epoch.0"
+    registry = MemoryRegistry(SystemClock())
+    async with support.faked_store(tmp_path, registry=registry) as old:
+        client = await peers.connect(old)
+        created = await client.ask(c.CreateTableSegment(1, table))
+        assert isinstance(created, c.SegmentCreated), created
+        new_store = support.faked_store(tmp_path, registry=registry, member_id="segmentstore-1")
+        async with new_store:
+            again = await peers.connect(old)
+            told = await again.ask(c.GetTableSegmentInfo(77, table))
+            assert (type(told), told.request_id) == (c.TableSegmentInfo, 77)
+            missing = await again.ask(c.GetTableSegmentInfo(78, "scope/no_kvtable/0.#epoch.0"))
+            assert (type(missing), missing.request_id) == (c.NoSuchSegment, 78)

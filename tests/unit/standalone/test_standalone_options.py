@@ -37,6 +37,17 @@ def test_port_zero_is_any_free_port_and_each_is_another() -> None:
     assert all(FREE_PORT_FIRST <= port <= FREE_PORT_LAST for port in ports.values())
 
 
+def test_several_segment_stores_listen_side_by_side() -> None:
+    """Two stores would fight for one port, or be found nowhere near the one that was asked for."""
+    options = Options(data=Path("x"), **{**FREE, "segmentstore_port": 21345}, segmentstores_count=3)
+    ports = choose_ports(options, rng=random.Random(1))
+    assert [ports.segmentstore(index) for index in range(3)] == [21345, 21346, 21347]
+    anywhere = Options(data=Path("x"), **FREE, segmentstores_count=3)
+    ports = choose_ports(anywhere, rng=random.Random(1))
+    assert len({ports.segmentstore(index) for index in range(3)}) == 3
+    assert len(set(ports.values())) == 7
+
+
 def test_a_port_in_use_is_named_with_its_flag() -> None:
     """The user would see a stack trace of a service instead of the port to change."""
     with socket.socket() as taken:
@@ -63,6 +74,9 @@ def test_one_port_for_two_services_is_refused() -> None:
     [
         ({"containers_count": 0}, "--containers 0"),
         ({"containers_count": 100_000}, "--containers 100000"),
+        ({"segmentstores_count": 0}, "--segmentstores 0"),
+        ({"segmentstores_count": 1000}, "--segmentstores 1000"),
+        ({"segmentstore_port": 65_535, "segmentstores_count": 2}, "--segmentstore-port +1 65536"),
         ({"controller_port": 70_000}, "--controller-port 70000"),
         ({"nats_port": -1}, "--nats-port -1"),
         ({"external_nats": "localhost:4222"}, "--external-nats localhost:4222"),
