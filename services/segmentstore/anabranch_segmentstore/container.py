@@ -22,6 +22,8 @@ from anabranch_events.bus import ChunkAnswer, ChunkReport
 from anabranch_kit.feed_outbox import FeedOutbox
 from anabranch_kit.ports.clock import Clock
 from anabranch_kit.ports.object_store import ObjectStore
+from anabranch_wire.attributes import SEGMENT_TYPE, SegmentType
+from anabranch_wire.names import is_transient_segment
 
 from anabranch_segmentstore.api import (
     READ_LENGTH_MAX,
@@ -134,6 +136,19 @@ class Container:
         except Exception as error:  # noqa: BLE001 - the edge of the container's failure domain
             self.fail(error)
         return await self.wait_ended()
+
+    def delete_orphans(self) -> None:
+        """Before it serves: the transient segments that are there belong to connections of an
+        earlier opening of the log, which are gone, and with them whoever would delete them."""
+        names = [
+            segment.name
+            for segment in self.state.segments.values()
+            if is_transient_segment(segment.name)
+            # A user may give such a name, or change such an attribute, but hardly both.
+            and segment.attribute(SEGMENT_TYPE.bytes) == SegmentType.TRANSIENT
+        ]
+        for name in names:
+            self.record(rules.delete(self.state, name, must_be_empty=False))
 
     def start_tiering(
         self,
@@ -565,4 +580,8 @@ async def open_container(
 ) -> Container:
     """Recover the state from an opened log, and serve. Raises what the log's replay raises."""
     state = await recover(log)
-    return Container(container, log, clock, cache, objects, settings or ContainerSettings(), state)
+    opened = Container(
+        container, log, clock, cache, objects, settings or ContainerSettings(), state
+    )
+    opened.delete_orphans()
+    return opened
