@@ -92,9 +92,13 @@ class LocalFiles:
     def sync(self, descriptor: int) -> None:
         os.fdatasync(descriptor)
 
-    def release_pages(self, descriptor: int) -> None:
+    def release_pages(self, path: Path) -> None:
         """Let the system use the memory in which it keeps what was written and synced. Advice."""
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        descriptor = self.open(path)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            self.close(descriptor)
 
     def link(self, source: Path, target: Path) -> None:
         """Raises FileExistsError when somebody was faster."""

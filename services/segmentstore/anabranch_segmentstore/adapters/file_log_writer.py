@@ -47,6 +47,7 @@ from anabranch_segmentstore.ports import Buffer, LogError, LogFailed
 BATCH_BYTES_MAX: Final = 64 * 1024 * 1024  # of payload, unless one frame alone is longer
 RESERVED_BYTES: Final = 4096  # at the end of each file: truncations and the closing record
 DISK_FULL_RETRY_S: Final = 0.5
+PAGES_KEPT_FILES: Final = 4  # in the system's page cache, for the tierer's reads
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 BATCHES: Final = Counter(
@@ -439,11 +440,12 @@ class Writer:
         """The file behind it is synced: make its name durable, and give back what the finished
         one never used. Not earlier: a file that is shorter than it was made is damaged.
 
-        Its pages go too. The newest bytes are in the read cache; and the next file then gets
-        pages that are at hand, which on a virtual machine cost a third of untouched ones."""
+        The pages of an older file go back: the next one then gets pages that were in use, which
+        on a virtual machine cost a third of untouched ones."""
         self._files.sync_directory(directory)
         self._files.cut(finished.descriptor, finished.used_bytes)
-        self._files.release_pages(finished.descriptor)
+        if len(self.log_files) > PAGES_KEPT_FILES:
+            self._files.release_pages(self.log_files[-1 - PAGES_KEPT_FILES].path)
         self._files.close(finished.descriptor)
 
     def _truncate(self, job: TruncateJob) -> None:

@@ -273,7 +273,7 @@ class SimulatedFiles(LocalFiles):
     def cut(self, descriptor: int, length: int) -> None:
         self._node(descriptor).resize(length)
 
-    def release_pages(self, descriptor: int) -> None:
+    def release_pages(self, path: Path) -> None:
         """What is read comes from the same bytes either way."""
 
     def trim(self, path: Path, length: int) -> None:
