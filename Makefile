@@ -15,7 +15,7 @@ export UV_PYTHON_DOWNLOADS = never
 export UV_COMPILE_BYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-java test-samples lint types contracts check format bench simulate lock stubs clean
+.PHONY: help setup run test test-java test-samples compare-java lint types contracts check format bench simulate lock stubs clean
 
 help:  ## List the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ test: setup  ## Run all tests (PYTEST_ARGS="-k name" narrows them)
 
 test-java: setup  ## Run our programs on the official Java client (needs Maven; NAMES="events tables" narrows them)
 	$(BIN)/python tests/compat/run_java.py programs $(NAMES)
+
+compare-java: setup  ## Run the same programs against Pravega's own standalone, and compare
+	$(BIN)/python tests/compat/run_java.py compare $(NAMES)
 
 test-samples: setup  ## Run Pravega's own HelloWorld samples (SAMPLES_DIR=their checkout)
 	$(BIN)/python tests/compat/run_java.py samples $(or $(SAMPLES_DIR),$(error say where they are: SAMPLES_DIR=folder))

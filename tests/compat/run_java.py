@@ -2,9 +2,11 @@
 
     python tests/compat/run_java.py programs [NAME…]    our own, in tests/compat/java
     python tests/compat/run_java.py samples FOLDER      HelloWorldWriter and HelloWorldReader
+    python tests/compat/run_java.py compare [NAME…]     our own, here and against Pravega itself
 
-`make test-java` and `make test-samples` call it. Needs a JDK (17) and Maven, which fetches the
-client. The samples are those of Pravega: FOLDER is a checkout of theirs, compiled where it is.
+`make test-java`, `make test-samples` and `make compare-java` call it. Needs a JDK (17) and
+Maven, which fetches the client. The samples are those of Pravega: FOLDER is a checkout of
+theirs, compiled where it is.
 """
 
 from __future__ import annotations
@@ -18,15 +20,19 @@ from pathlib import Path
 HERE = Path(__file__).parent
 JAVA = HERE / "java"
 TARGET = JAVA / "target"
-sys.path.insert(0, str(HERE.parent / "e2e"))
+sys.path[:0] = [str(HERE.parent / "e2e"), str(HERE)]
 
-from helpers.cluster import StandaloneCluster  # noqa: E402 - needs the path above
+import reference  # noqa: E402 - needs the path above
+from helpers.cluster import StandaloneCluster  # noqa: E402
 
 SAMPLES = Path("pravega-client-examples/src/main/java/io/pravega/example/gettingstarted")
 SAMPLE_PACKAGE = "io.pravega.example.gettingstarted"
 SAMPLE_SCOPE, SAMPLE_STREAM, SAMPLE_EVENT = "examples", "helloStream", "hello anabranch"
 QUIET = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
-ALL_LIMIT_S = 900.0
+ALL_LIMIT_S = 1800.0
+NOT_COMPARED = ("retention-size", "retention-time", "retention-consumption")
+"""Pravega's standalone applies policies every half hour."""
+
 SAMPLE_LIMIT_S = 90.0
 QUICK = {
     "ANABRANCH_CONTROLLER__RETENTION_PERIOD_S": "2",
@@ -42,7 +48,11 @@ def main() -> int:
     programs.add_argument("names", nargs="*", metavar="NAME")
     samples = verbs.add_parser("samples", help="HelloWorldWriter and HelloWorldReader")
     samples.add_argument("folder", type=Path, metavar="FOLDER")
+    compare = verbs.add_parser("compare", help="our own programs, also against Pravega")
+    compare.add_argument("names", nargs="*", metavar="NAME")
     arguments = parser.parse_args()
+    if arguments.verb == "compare":
+        return _compare(arguments.names)
     with tempfile.TemporaryDirectory(prefix="anabranch-java-") as folder:
         cluster = StandaloneCluster(Path(folder), environment=QUICK)
         if arguments.verb == "programs":
@@ -64,6 +74,42 @@ def _run_programs(cluster: StandaloneCluster, classpath: str, names: list[str]) 
     command = ["java", "-cp", classpath, "compat.Main"]
     command += [str(addresses["controller"]), str(addresses["rest"]), *names]
     return subprocess.run(command, timeout=ALL_LIMIT_S, check=False).returncode
+
+
+def _compare(names: list[str]) -> int:
+    """Run the programs here and there; 1 when one passes on one side only."""
+    reference.isolate()
+    classpath = _built()
+    libraries = TARGET / "classpath-reference"
+    _maven("-Preference", "dependency:build-classpath", f"-Dmdep.outputFile={libraries}")
+    with tempfile.TemporaryDirectory(prefix="anabranch-java-") as folder:
+        cluster = StandaloneCluster(Path(folder) / "ours", environment=QUICK)
+        (Path(folder) / "ours").mkdir()
+        cluster.start()
+        ours = _results(classpath, cluster.controller, str(cluster.addresses["rest"]), names)
+        cluster.end()
+        wanted = [name for name in ours if name not in NOT_COMPARED]
+        with reference.pravega(Path(folder) / "pravega", libraries.read_text().strip()) as at:
+            theirs = _results(classpath, at.controller, at.rest, wanted)
+    differing = [name for name in wanted if ours[name][0] != theirs[name][0]]
+    for name in wanted:
+        print(f"{name:24} ours {' '.join(ours[name]):16} Pravega {' '.join(theirs[name])}")
+    print(f"{len(wanted) - len(differing)} alike, {len(differing)} different")
+    return 1 if differing else 0
+
+
+def _results(classpath: str, controller: str, rest: str, names: list[str]) -> dict[str, list[str]]:
+    """Outcome and time of each program, by name."""
+    done = subprocess.run(
+        ["java", "-cp", classpath, "compat.Main", controller, rest, *names],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=ALL_LIMIT_S,
+        check=False,
+    )
+    print(done.stdout, end="")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    return {line[1]: [line[0], *line[2:]] for line in lines if line and line[0] in ("ok", "FAILED")}
 
 
 def _run_samples(cluster: StandaloneCluster, classpath: str) -> int:
