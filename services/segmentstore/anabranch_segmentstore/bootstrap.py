@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -33,7 +34,12 @@ from anabranch_kit.run import CannotStart
 from nats.aio.client import Client
 
 from anabranch_segmentstore.adapters.file_log import FileLogStore
-from anabranch_segmentstore.adapters.file_log_lock import DataDirectoryInUse, DataDirectoryLock
+from anabranch_segmentstore.adapters.file_log_lock import (
+    DataDirectoryInUse,
+    DataDirectoryLock,
+    DataDirectoryOfAnother,
+    claim_for_cluster,
+)
 from anabranch_segmentstore.adapters.jetstream_log import JetStreamLogStore
 from anabranch_segmentstore.adapters.jetstream_log_sync import report_sync
 from anabranch_segmentstore.adapters.tiering_bus import QueuedTiering
@@ -107,6 +113,7 @@ async def serve(settings: SegmentStoreSettings, stop: asyncio.Event) -> None:
             clock=clock,
             new_id=new_id,
             containers_count=settings.containers or None,
+            claim=None if wal is None else partial(_claim, wal),
         )
         port: int = listening.getsockname()[1]
         await _listen(store, listening, owned)
@@ -181,6 +188,15 @@ def _lock(settings: SegmentStoreSettings, wal: Path) -> DataDirectoryLock:
     try:
         return DataDirectoryLock(wal, settings.member_id)
     except DataDirectoryInUse as error:
+        raise CannotStart(str(error)) from error
+    except OSError as error:
+        raise CannotStart(f"--wal-dir {wal}: {error.strerror or error}") from error
+
+
+def _claim(wal: Path, cluster: str) -> None:
+    try:
+        claim_for_cluster(wal, cluster)
+    except DataDirectoryOfAnother as error:
         raise CannotStart(str(error)) from error
     except OSError as error:
         raise CannotStart(f"--wal-dir {wal}: {error.strerror or error}") from error

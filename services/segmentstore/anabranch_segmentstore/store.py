@@ -72,10 +72,13 @@ class SegmentStore:
         clock: Clock,
         new_id: NewId,
         containers_count: int | None = None,
+        claim: Callable[[str], None] | None = None,
     ) -> None:
-        """`make_host` gets a container's number and what to call when it serves or ceases to."""
+        """`make_host` gets a container's number and what to call when it serves or ceases to;
+        `claim` gets the cluster's id before the first log is opened, and may refuse it."""
         self._registry, self._make_host = registry, make_host
         self._clock, self._new_id = clock, new_id
+        self._claim, self._claimed = claim, ""  # the id of the cluster
         self._count = containers_count
         self._counted = asyncio.Event()
         if containers_count is not None:
@@ -219,6 +222,9 @@ class SegmentStore:
         info = await self._registry.cluster()
         if info is None:
             return
+        if self._claim is not None and info.cluster_id != self._claimed:
+            self._claim(info.cluster_id)
+            self._claimed = info.cluster_id
         if self._count is None:
             self._count = info.containers_count
             self._counted.set()

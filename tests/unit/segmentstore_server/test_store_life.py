@@ -22,7 +22,12 @@ from anabranch_kit.ports.registry import Assignment, ClusterInfo, Member, Servin
 from anabranch_segmentstore import hosting
 from anabranch_segmentstore.adapters.file_log import FileLogStore
 from anabranch_segmentstore.adapters.file_log_files import LocalFiles
-from anabranch_segmentstore.adapters.file_log_lock import DataDirectoryInUse, DataDirectoryLock
+from anabranch_segmentstore.adapters.file_log_lock import (
+    DataDirectoryInUse,
+    DataDirectoryLock,
+    DataDirectoryOfAnother,
+    claim_for_cluster,
+)
 from anabranch_segmentstore.load import SegmentTaken
 from anabranch_segmentstore.reports import report_load
 from anabranch_segmentstore.store import ContainersCountChanged
@@ -151,7 +156,7 @@ async def test_another_number_of_containers_ends_the_store(
     with pytest.raises(ExceptionGroup) as ended:  # noqa: PT012  the store ends inside
         async with support.faked_store(tmp_path, containers=2) as faked:
             await faked.registry.set_cluster(ClusterInfo("test", 3))
-            await eventually(lambda: not faked.store.serving)
+            await eventually(lambda: not faked.store._hosts)
     (reason,) = ended.value.exceptions
     assert isinstance(reason, ContainersCountChanged)
     assert "fixed when a cluster is created" in str(reason)
@@ -335,6 +340,15 @@ def test_a_second_store_on_a_data_directory_is_refused(tmp_path: Path) -> None:
     DataDirectoryLock(tmp_path, "segmentstore-1").release()  # another store of the cluster
     lock.release()
     DataDirectoryLock(tmp_path, "segmentstore-0").release()
+
+
+def test_a_data_directory_belongs_to_one_cluster(tmp_path: Path) -> None:
+    """Segments of two clusters would be mixed in one log."""
+    claim_for_cluster(tmp_path, "one")
+    claim_for_cluster(tmp_path, "one")
+    with pytest.raises(DataDirectoryOfAnother, match=r"belongs to the cluster one, .* for two"):
+        claim_for_cluster(tmp_path, "two")
+    assert [path.name for path in tmp_path.iterdir()] == ["CLUSTER"]
 
 
 def run_store(*arguments: str) -> subprocess.CompletedProcess[str]:
