@@ -123,18 +123,24 @@ class Client:
         self.auditor, self.chance = cluster.auditor, process.chance
         self._registry = cluster.registry.client(process)
         self._connections: dict[Address, SegmentStoreConnection] = {}
+        self._located: dict[int, Address] = {}
 
     async def locate(self, segment: str) -> Address:
-        """Asks until somebody serves it."""
+        """Asks until somebody serves it. The answer is used until something fails, as clients
+        do; it may be that of an owner which sleeps, and wakes up as one no more."""
         number = container_of(segment, self.cluster.sizes.containers)
         while True:
+            if number in self._located:
+                return self._located[number]
             with contextlib.suppress(RegistryUnavailable):
                 serving = (await self._registry.serving()).get(number)
                 if serving is not None:
-                    return Address(serving.host, serving.port)
+                    self._located[number] = Address(serving.host, serving.port)
+                    continue
             await self.pause()
 
     async def pause(self) -> None:
+        self._located.clear()
         await self.process.sleep(self.chance.uniform(*PAUSE_S))
 
     async def ask(self, segment: str, request: ClientRequest) -> c.Reply:
@@ -182,7 +188,7 @@ class Chain:
     """The segments of one key, in order: a segment's successor exists before it is sealed."""
 
     segments: list[str]
-    is_closed: bool = False
+    reconnected: asyncio.Event = field(default_factory=asyncio.Event)
 
     def after(self, segment: str) -> str | None:
         index = self.segments.index(segment) + 1
@@ -242,6 +248,7 @@ class Writer(Client):
                     )
                 self._acknowledge(max(stored, self.acknowledged), -1)
                 self.sent = self.acknowledged
+                self.chain.reconnected.set()
             case c.WrongHost():
                 raise Unknown
             case _:
@@ -409,14 +416,24 @@ class Scaler(Client):
 
     async def run(self, _process: Process) -> None:
         for number in range(1, self.times + 1):
-            await self.process.sleep(self.chance.uniform(1.0, 8.0))
+            await self.process.sleep(self.chance.uniform(0.3, 5.0))
             before = self.chain.segments[-1]
             scope_and_stream = before.rsplit("/", 1)[0]
             successor = f"{scope_and_stream}/{number}.#epoch.{number}"
             await self.create(successor)
             self.chain.segments.append(successor)
+            if self.chance.random() < 0.7:
+                await self._wait_for_a_reconnect()
             request = c.SealSegment(0, before)
             await self.insist(before, request, c.SegmentSealed, c.SegmentIsSealed)
+
+    async def _wait_for_a_reconnect(self) -> None:
+        """The writer resends then, and its old connection may not be empty yet (F1)."""
+        self.chain.reconnected.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5.0):
+                await self.chain.reconnected.wait()
+        await self.process.sleep(self.chance.uniform(0.0, 0.4))
 
 
 class Transactions(Client):

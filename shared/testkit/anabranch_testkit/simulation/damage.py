@@ -30,6 +30,7 @@ from anabranch_testkit.simulation.cluster import WAL, Cluster
 from anabranch_testkit.simulation.loop import Process
 
 TRIES = 6
+LOOK_S = 8.0  # per segment; who waits for longer was refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ async def damage_and_look(cluster: Cluster, process: Process, segments: list[str
     await process.sleep(5.0)
     for segment, length in lengths.items():
         try:
-            async with asyncio.timeout(20.0):
+            async with asyncio.timeout(LOOK_S):
                 await _look(client, segment, length)
         except TimeoutError:
             cluster.loop.trace("damage.refused", segment)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from anabranch_testkit.simulation.blocking import Blocking
-from anabranch_testkit.simulation.network import Network
+from anabranch_testkit.simulation.network import Network, is_arrival
 
 Result = TypeVar("Result")
 EPOCH_MS = 1_700_000_000_000
@@ -69,7 +69,10 @@ class Process:
         if self.state is State.STOPPED:
             self.loop.trace("process.continued", self.name)
             self.state = State.RUNNING
-            self.loop.put_back(self._waiting)
+            # As a real loop does that wakes up: what has arrived goes before what is due.
+            arrived = [one for one in self._waiting if is_arrival(one)]
+            self.loop.put_back(arrived)
+            self.loop.put_back([one for one in self._waiting if not is_arrival(one)])
             self._waiting = []
 
     def kill(self, *, vanish: bool = False) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DELAY_S = (0.0001, 0.002)
 LATE_S = (0.01, 0.4)
+LAG_SHARE = 0.3
 WRITE_BUFFER_BYTES = 64 * 1024
 CONNECT_TIMEOUT_S = 30.0
 
@@ -122,6 +123,7 @@ class SimulatedTransport(asyncio.Transport):
         self._chance = chance
         self._under_way: deque[bytes | Exception | None] = deque()  # to the peer
         self._arrives_at = 0.0  # the newest of them
+        self._lags_until = 0.0
         self._inbox: deque[bytes | Exception | None] = deque()
         self._is_reading = True
         self._is_closing = False
@@ -209,6 +211,9 @@ class SimulatedTransport(asyncio.Transport):
         self._loop.call_at(self._arrives_at, self._arrived, context=context)
 
     def _arrived(self) -> None:
+        if self._loop.time() < self._lags_until:
+            self._loop.call_at(self._lags_until, self._arrived, context=self._network.loop.kernel)
+            return
         piece, peer = self._under_way.popleft(), self.peer
         assert peer is not None, "both ends are made together"
         if not peer.is_open:
@@ -226,6 +231,9 @@ class SimulatedTransport(asyncio.Transport):
         if not self.is_open:
             return
         self._is_closing = True
+        if self._chance.random() < LAG_SHARE and self._network.late_share > 0:
+            # A lost packet: what was sent before it arrives long after the sender gave up.
+            self._lags_until = self._loop.time() + self._chance.uniform(0.0, 0.5)
         self._send(ConnectionResetError(104, reason))
         self._loop.call_soon(
             self._lost, ConnectionAbortedError(103, reason), context=self.process.context
@@ -274,3 +282,9 @@ class SimulatedTransport(asyncio.Transport):
                 room[:count] = rest[:count]
                 rest = rest[count:]
                 self._protocol.buffer_updated(count)
+
+
+def is_arrival(handle: asyncio.Handle) -> bool:
+    """Is it the callback that hands arrived bytes over?"""
+    callback = handle._callback  # type: ignore[attr-defined]
+    return getattr(callback, "__func__", None) is SimulatedTransport._hand_over

@@ -111,12 +111,12 @@ class _Scenario:
                 await started
                 await asyncio.gather(*self.clients.values())
                 await self._audit()
-                if self.chance.random() < DAMAGE_SHARE and not self.auditor.violations:
-                    await self._damage()
         except TimeoutError:
             busy = [name for name, task in self.clients.items() if not task.done()]
             waits = f"clients that are not done: {' '.join(busy) or 'none'}"
             self.auditor.blame(f"no progress within {QUIET_S_MAX:g} s of quiet; {waits}")
+        if self.chance.random() < DAMAGE_SHARE and not self.auditor.violations:
+            await self._damage()
 
     # --- Clients ---
 
@@ -144,7 +144,7 @@ class _Scenario:
         self._start(f"writer-{number}", lambda p: Writer(self.cluster, p, number, chain, count))
         truncates = self.chance.random() < 0.4
         self._start_reader(f"reader-{number}", chain, truncates=truncates)
-        times = self.chance.choice((0, 1, 3))
+        times = self.chance.choice((0, 1, 3, 6))
         if times:
             self._start(f"scaler-{number}", lambda p: Scaler(self.cluster, p, chain, times))
 
