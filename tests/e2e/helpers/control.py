@@ -44,9 +44,11 @@ class Control:
     ) -> None:
         self._channel.close()
 
-    def segments(self, scope: str, stream: str) -> list[Segment]:
-        """The current segments, by key."""
-        reply = self.stub.getCurrentSegments(_info(scope, stream), timeout=CALL_LIMIT_S)
+    def segments(self, scope: str, stream: str, *, patient: bool = False) -> list[Segment]:
+        """The current segments, by key; `patient` waits for a controller that is away."""
+        reply = self.stub.getCurrentSegments(
+            _info(scope, stream), timeout=CALL_LIMIT_S, wait_for_ready=patient
+        )
         found = [_segment(entry) for entry in reply.segmentRanges]
         return sorted(found, key=lambda segment: segment.low)
 
