@@ -143,7 +143,7 @@ def test_scales_cut_short_by_kills_are_finished_and_keep_every_key_in_order(
         for process in ("controller", "nats", "redis", "controller", "nats"):
             for turn in range(40):
                 if turn == 10:
-                    mortal.kill(process)
+                    old = mortal.kill(process)
                 try:
                     segments = control.segments("mortal", stream)
                     assert_covers_key_space(segments)
@@ -151,6 +151,7 @@ def test_scales_cut_short_by_kills_are_finished_and_keep_every_key_in_order(
                     scales_count += 1
                 except grpc.RpcError as error:
                     failures.append(error.code())  # what became of it shows at the next turn
+            mortal.wait_for_successor(process, old)
             load.wait_for_progress(100)
         assert_covers_key_space(control.segments("mortal", stream, patient=True))
         load.finish()
