@@ -10,12 +10,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 
 import grpc
 import pytest
 from helpers.client import Client
-from helpers.cluster import StandaloneCluster, is_alive
+from helpers.cluster import StandaloneCluster, is_alive, wait_until
 from helpers.control import Control, Segment, assert_covers_key_space
 from helpers.load import Load
 
@@ -135,25 +136,31 @@ def test_scales_cut_short_by_kills_are_finished_and_keep_every_key_in_order(
     manager.create_scope("mortal")
     stream = f"stream{next(_streams)}"
     manager.create_stream("mortal", stream, 1)
-    rng, scales_count, failures = random.Random(7), 0, list[grpc.StatusCode]()
+    rng, failures = random.Random(7), list[grpc.StatusCode]()
+    started_count = 0
+
+    def scale_to(goal: int) -> bool:
+        """One more scale; what became of a failed call shows at the next one."""
+        nonlocal started_count
+        try:
+            segments = control.segments("mortal", stream)
+            assert_covers_key_space(segments)
+            control.start_scale("mortal", stream, *next_scale(segments, rng))
+            started_count += 1
+        except grpc.RpcError as error:
+            failures.append(error.code())
+        return started_count >= goal
+
     with (
         Load(mortal.controller, "mortal", stream, keys=50, rate=500) as load,
         Control(mortal.controller) as control,
     ):
         for process in ("controller", "nats", "redis", "controller", "nats"):
-            for turn in range(40):
-                if turn == 10:
-                    old = mortal.kill(process)
-                try:
-                    segments = control.segments("mortal", stream)
-                    assert_covers_key_space(segments)
-                    control.start_scale("mortal", stream, *next_scale(segments, rng))
-                    scales_count += 1
-                except grpc.RpcError as error:
-                    failures.append(error.code())  # what became of it shows at the next turn
+            wait_until(partial(scale_to, started_count + 10), 30.0, "ten scales")
+            old = mortal.kill(process)
+            wait_until(partial(scale_to, started_count + 10), 60.0, f"ten without {process}")
             mortal.wait_for_successor(process, old)
             load.wait_for_progress(100)
         assert_covers_key_space(control.segments("mortal", stream, patient=True))
         load.finish()
-    assert scales_count > 50
     assert set(failures) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
