@@ -8,6 +8,10 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+# gRPC's fork handlers can abort a child between fork and exec, and tests start many; nobody uses
+# a channel on the far side of a fork. Read when grpc is imported.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 pytest_plugins = ["anabranch_testkit.fixtures"]
 
 # No deadline per example: the machines that run this are shared, and a benchmark measures time.

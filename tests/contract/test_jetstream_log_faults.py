@@ -155,7 +155,7 @@ async def stream_grows(url: str) -> AsyncIterator[None]:
             return await last() > before
 
         yield
-        await eventually(has_grown)
+        await eventually(has_grown, timeout_s=30)
     finally:
         await client.close()
 
